@@ -1,0 +1,192 @@
+//! Text exchanges in the full feature phase: SendTargets, whose answer may be longer than a data segment.
+
+use super::event::{
+    CloseReason, Event, SendTargets, SendTargetsId, SessionKind, TargetFilter, TargetRecord,
+};
+use super::outbox::Outbox;
+use crate::name::{InitiatorTaskTag, LunField, TargetTransferTag};
+use crate::pdu::{Pdu, RejectReason, TextRequest, TextResponse};
+use crate::text::{Text, TextAssembly};
+use crate::window::CommandWindow;
+use bytes::Bytes;
+
+/// The one transfer tag of text exchanges: there is at most one at a time.
+const TRANSFER_TAG: TargetTransferTag = TargetTransferTag(0x7465_7874);
+
+/// What an answer must fit.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct ReplyForm {
+    pub(super) window: CommandWindow,
+    /// The longest data segment the initiator takes.
+    pub(super) segment_bytes_max: u32,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Exchange {
+    assembly: TextAssembly,
+    state: State,
+}
+
+#[derive(Debug, Default)]
+enum State {
+    #[default]
+    Idle,
+    /// The initiator goes on.
+    Receiving,
+    /// The shell is asked.
+    Asking {
+        id: SendTargetsId,
+        tag: InitiatorTaskTag,
+        response: Text,
+    },
+    /// The rest of the answer; the initiator asks for it.
+    Sending(Bytes),
+}
+
+impl Exchange {
+    pub(super) fn is_waiting_for(&self, wanted: SendTargetsId) -> bool {
+        matches!(&self.state, State::Asking { id, .. } if *id == wanted)
+    }
+
+    /// Takes a text request.
+    pub(super) fn request(
+        &mut self,
+        request: &TextRequest,
+        reply: ReplyForm,
+        session: (SendTargetsId, &SessionKind),
+        out: &mut Outbox,
+    ) -> Result<(), CloseReason> {
+        let is_continuing = request.transfer_tag != TargetTransferTag::NONE;
+        match core::mem::take(&mut self.state) {
+            State::Sending(rest) if is_continuing => {
+                self.send(rest, request.tag, reply, out);
+                return Ok(());
+            }
+            State::Asking { .. } => {
+                return Err(CloseReason::Protocol {
+                    why: "a second text request",
+                });
+            }
+            // A request without the tag begins anew.
+            State::Receiving | State::Sending(_) | State::Idle if !is_continuing => {
+                self.assembly = TextAssembly::default();
+            }
+            State::Receiving => {}
+            State::Sending(_) | State::Idle => {
+                return Err(CloseReason::Protocol {
+                    why: "an unknown text transfer tag",
+                });
+            }
+        }
+        if self.assembly.push(&request.data).is_err() {
+            self.reject(reply, out);
+            return Ok(());
+        }
+        if request.is_continued {
+            self.state = State::Receiving;
+            respond(Bytes::new(), TRANSFER_TAG, request.tag, reply, out);
+            return Ok(());
+        }
+        match self.assembly.finish() {
+            Ok(text) => self.take_text(&text, request.tag, reply, session, out),
+            Err(_malformed) => self.reject(reply, out),
+        }
+        Ok(())
+    }
+
+    fn take_text(
+        &mut self,
+        text: &Text,
+        tag: InitiatorTaskTag,
+        reply: ReplyForm,
+        (id, kind): (SendTargetsId, &SessionKind),
+        out: &mut Outbox,
+    ) {
+        let mut response = Text::new();
+        let mut filter = None;
+        for (key, value) in text.iter() {
+            match (key, value, kind) {
+                ("SendTargets", "All", SessionKind::Discovery) => filter = Some(TargetFilter::All),
+                // RFC 7143 Appendix C: in a normal session an empty value means the session's own target.
+                ("SendTargets", "", SessionKind::Normal { target }) => {
+                    filter = Some(TargetFilter::One(target.clone()));
+                }
+                ("SendTargets", name, _) => match name.parse() {
+                    Ok(name) => filter = Some(TargetFilter::One(name)),
+                    Err(_no_name) => response.push(key, "Reject"),
+                },
+                // Nothing that was agreed at login is agreed anew.
+                _ => response.push(key, "NotUnderstood"),
+            }
+        }
+        match filter {
+            Some(filter) => {
+                self.state = State::Asking { id, tag, response };
+                out.event(Event::SendTargets(SendTargets { id, filter }));
+            }
+            None => self.send(response.to_bytes(), tag, reply, out),
+        }
+    }
+
+    /// Sends the shell's answer.
+    pub(super) fn answer(&mut self, targets: &[TargetRecord], reply: ReplyForm, out: &mut Outbox) {
+        let State::Asking {
+            tag, mut response, ..
+        } = core::mem::take(&mut self.state)
+        else {
+            return;
+        };
+        for target in targets {
+            response.push("TargetName", target.name.as_str());
+            for (address, group) in &target.portals {
+                response.push("TargetAddress", format!("{address},{group}"));
+            }
+        }
+        self.send(response.to_bytes(), tag, reply, out);
+    }
+
+    fn send(&mut self, mut rest: Bytes, tag: InitiatorTaskTag, reply: ReplyForm, out: &mut Outbox) {
+        let limit = usize::try_from(reply.segment_bytes_max).unwrap_or(usize::MAX);
+        let part = rest.split_to(rest.len().min(limit));
+        let is_final = rest.is_empty();
+        let transfer_tag = if is_final {
+            TargetTransferTag::NONE
+        } else {
+            TRANSFER_TAG
+        };
+        self.state = if is_final {
+            State::Idle
+        } else {
+            State::Sending(rest)
+        };
+        respond(part, transfer_tag, tag, reply, out);
+    }
+
+    fn reject(&mut self, reply: ReplyForm, out: &mut Outbox) {
+        *self = Self::default();
+        out.reject(RejectReason::ProtocolError, &reply.window);
+    }
+}
+
+/// A part of an answer; with a transfer tag it goes on.
+fn respond(
+    data: Bytes,
+    transfer_tag: TargetTransferTag,
+    tag: InitiatorTaskTag,
+    reply: ReplyForm,
+    out: &mut Outbox,
+) {
+    let is_final = transfer_tag == TargetTransferTag::NONE;
+    let is_continued = !is_final && !data.is_empty();
+    let (lun, sn) = (LunField::default(), out.take_sn(&reply.window));
+    let response = TextResponse {
+        sn,
+        is_final,
+        is_continued,
+        lun,
+        tag,
+        transfer_tag,
+        data,
+    };
+    out.send(Pdu::TextResponse(response));
+}

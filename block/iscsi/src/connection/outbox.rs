@@ -1,0 +1,108 @@
+//! What a connection has to say: PDUs for the wire, events for the shell.
+
+use super::event::Event;
+use crate::pdu::{
+    BHS_BYTES, EncodedPdu, Framing, Pdu, PduEncoder, Reject, RejectReason, ResponseSn,
+};
+use crate::serial::{DataSn, StatSn};
+use crate::window::CommandWindow;
+use bytes::Bytes;
+use std::collections::VecDeque;
+
+/// PDUs are encoded as they are queued, so that what was agreed in between holds only for what comes after.
+#[derive(Debug)]
+pub(super) struct Outbox {
+    encoder: PduEncoder,
+    pdus: VecDeque<EncodedPdu>,
+    backlog_bytes: usize,
+    events: VecDeque<Event>,
+    has_sent: bool,
+    /// The header of the PDU that is being taken, for a Reject.
+    pub(super) last_bhs: [u8; BHS_BYTES],
+    /// The StatSN of the next status.
+    pub(super) stat_sn: StatSn,
+}
+
+impl Outbox {
+    pub(super) fn new() -> Self {
+        Self {
+            encoder: PduEncoder::new(Framing::LOGIN),
+            pdus: VecDeque::new(),
+            backlog_bytes: 0,
+            events: VecDeque::new(),
+            has_sent: false,
+            last_bhs: [0; BHS_BYTES],
+            stat_sn: StatSn::default(),
+        }
+    }
+
+    pub(super) const fn set_framing(&mut self, framing: Framing) {
+        self.encoder.set_framing(framing);
+    }
+
+    pub(super) fn send(&mut self, pdu: Pdu) {
+        let encoded = self.encoder.encode(pdu);
+        self.backlog_bytes = self.backlog_bytes.saturating_add(encoded.len());
+        self.has_sent = true;
+        self.pdus.push_back(encoded);
+    }
+
+    /// The numbers of a response that uses up a StatSN.
+    pub(super) const fn take_sn(&mut self, window: &CommandWindow) -> ResponseSn {
+        let stat_sn = self.stat_sn.take();
+        ResponseSn {
+            stat_sn,
+            exp_cmd_sn: window.expected(),
+            max_cmd_sn: window.last(),
+        }
+    }
+
+    /// The numbers of a response that carries the next StatSN without using it up.
+    pub(super) const fn peek_sn(&self, window: &CommandWindow) -> ResponseSn {
+        let stat_sn = self.stat_sn;
+        ResponseSn {
+            stat_sn,
+            exp_cmd_sn: window.expected(),
+            max_cmd_sn: window.last(),
+        }
+    }
+
+    /// Refuses the PDU that is being taken.
+    pub(super) fn reject(&mut self, reason: RejectReason, window: &CommandWindow) {
+        let sn = self.take_sn(window);
+        let header = Bytes::copy_from_slice(&self.last_bhs);
+        self.send(Pdu::Reject(Reject {
+            sn,
+            reason,
+            data_sn: DataSn::default(),
+            header,
+        }));
+    }
+
+    pub(super) fn event(&mut self, event: Event) {
+        self.events.push_back(event);
+    }
+
+    pub(super) fn poll_transmit(&mut self) -> Option<EncodedPdu> {
+        let encoded = self.pdus.pop_front()?;
+        self.backlog_bytes = self.backlog_bytes.saturating_sub(encoded.len());
+        Some(encoded)
+    }
+
+    pub(super) fn poll_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    pub(super) const fn backlog_bytes(&self) -> usize {
+        self.backlog_bytes
+    }
+
+    pub(super) fn event_count(&self) -> usize {
+        self.events.len()
+    }
+
+    /// Whether anything was ever sent.
+    pub(super) const fn has_sent(&self) -> bool {
+        self.has_sent
+    }
+}

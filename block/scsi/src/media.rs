@@ -1,0 +1,279 @@
+//! What a command asks of the medium, and what the medium's answer means.
+//!
+//! | operation | the medium does | success means |
+//! |---|---|---|
+//! | `Read` | reads the range into a buffer of the shell | data in |
+//! | `Write` | writes the command's data; durable first if `fua` (B1) | |
+//! | `Flush` | makes all finished writes durable (B1) | |
+//! | `CompareAndWrite`, `OrWrite` | as one step that no other write of this unit can come between | |
+
+use crate::range::LbaRange;
+use crate::sense::{Response, Sense, Status};
+use crate::wire::{Builder, cut};
+
+/// Whether space can be given back, and what unmapped blocks read as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Provisioning {
+    /// Unmapping frees space, and unmapped blocks read as zeros.
+    Thin,
+    /// Every block always has its place; UNMAP is not offered.
+    Full,
+}
+
+/// What a WRITE SAME fills its range with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fill {
+    /// The one block of data that came with the command.
+    Block,
+    /// Zeros; no data came.
+    Zeros,
+}
+
+/// Something to be done with the medium. The data of writing commands is the command's data, which the shell holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum MediaOp {
+    /// Read the range.
+    Read {
+        /// Where.
+        range: LbaRange,
+    },
+    /// Write the data.
+    Write {
+        /// Where; its length is the data's.
+        range: LbaRange,
+        /// Whether it must be durable before it is answered.
+        fua: bool,
+    },
+    /// Write the data durably, then read it back and compare if asked.
+    WriteAndVerify {
+        /// Where.
+        range: LbaRange,
+        /// Whether what is on the medium is compared with the data.
+        compare: bool,
+    },
+    /// Make everything written so far durable.
+    Flush,
+    /// Give the space of these ranges back; they read as zeros afterwards.
+    Unmap {
+        /// Where.
+        ranges: Vec<LbaRange>,
+    },
+    /// Fill the range with one block.
+    WriteSame {
+        /// Where.
+        range: LbaRange,
+        /// With what.
+        fill: Fill,
+        /// Whether space may be given back where the block is zeros.
+        unmap: bool,
+        /// Whether it must be durable before it is answered.
+        fua: bool,
+    },
+    /// Compare the first half of the data with the range, and write the second half there if they are equal.
+    CompareAndWrite {
+        /// Where; half as long as the data.
+        range: LbaRange,
+        /// Whether it must be durable before it is answered.
+        fua: bool,
+    },
+    /// Replace each byte by itself OR the data's byte.
+    OrWrite {
+        /// Where.
+        range: LbaRange,
+        /// Whether it must be durable before it is answered.
+        fua: bool,
+    },
+    /// Check that the range can be read.
+    Verify {
+        /// Where.
+        range: LbaRange,
+    },
+    /// Compare the range with the data.
+    Compare {
+        /// Where; as long as the data, or the data is one block that every block must equal.
+        range: LbaRange,
+        /// Whether the data is one block.
+        repeated: bool,
+    },
+    /// Bring the range into the cache if that is cheap.
+    Prefetch {
+        /// Where.
+        range: LbaRange,
+    },
+    /// Tell which blocks of the range hold data.
+    Status {
+        /// Where.
+        range: LbaRange,
+        /// How many bytes of parameter data the initiator takes.
+        allocation: u32,
+    },
+}
+
+/// Blocks in a row that all hold data, or all do not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LbaStatus {
+    /// Where.
+    pub range: LbaRange,
+    /// Whether they have space on the medium.
+    pub is_mapped: bool,
+}
+
+/// Why the medium could not do it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MediaFailure {
+    /// It could not be read.
+    Read,
+    /// It could not be written.
+    Write,
+    /// There is no space behind it.
+    OutOfSpace,
+    /// It is no longer ours to touch: its place may belong to something else now.
+    Fenced,
+}
+
+/// How a media operation ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum MediaResult {
+    /// Done.
+    Done,
+    /// The data differs, first at this byte of it.
+    Miscompare {
+        /// Counted from the start of the data.
+        offset: u64,
+    },
+    /// Which blocks hold data.
+    Status(Vec<LbaStatus>),
+    /// Not done.
+    Failed(MediaFailure),
+}
+
+/// How many descriptors a GET LBA STATUS answer holds at most.
+pub const LBA_STATUS_DESCRIPTORS_MAX: usize = 64;
+
+impl MediaOp {
+    /// What the initiator is told. `descriptor_sense` is the unit's D_SENSE setting.
+    #[must_use]
+    pub fn finish(&self, result: &MediaResult, descriptor_sense: bool) -> Response {
+        let check = |sense| Response::check_in_format(sense, descriptor_sense);
+        match result {
+            MediaResult::Done => match self {
+                Self::Prefetch { .. } => Response::status(Status::ConditionMet),
+                Self::Read { .. }
+                | Self::Write { .. }
+                | Self::WriteAndVerify { .. }
+                | Self::Flush
+                | Self::Unmap { .. }
+                | Self::WriteSame { .. }
+                | Self::CompareAndWrite { .. }
+                | Self::OrWrite { .. }
+                | Self::Verify { .. }
+                | Self::Compare { .. }
+                | Self::Status { .. } => Response::good(),
+            },
+            MediaResult::Miscompare { offset } => {
+                check(Sense::MISCOMPARE.with_information(*offset))
+            }
+            MediaResult::Status(extents) => match self {
+                Self::Status { allocation, .. } => {
+                    Response::data(cut(status_data(extents), *allocation))
+                }
+                _ => check(Sense::INTERNAL_FAILURE),
+            },
+            MediaResult::Failed(failure) => check(match failure {
+                MediaFailure::Read => Sense::READ_ERROR,
+                MediaFailure::Write => Sense::WRITE_ERROR,
+                MediaFailure::OutOfSpace => Sense::OUT_OF_SPACE,
+                MediaFailure::Fenced => Sense::FENCED,
+            }),
+        }
+    }
+}
+
+// SBC-4 §5.9.2: the parameter data length does not count its own four bytes.
+fn status_data(extents: &[LbaStatus]) -> Vec<u8> {
+    let mut descriptors = Builder::new();
+    for extent in extents.iter().take(LBA_STATUS_DESCRIPTORS_MAX) {
+        let count = u32::try_from(extent.range.count()).unwrap_or(u32::MAX);
+        let status = if extent.is_mapped { 0 } else { 1 };
+        descriptors
+            .u64(extent.range.first().number())
+            .u32(count)
+            .u8(status)
+            .zeros(3);
+    }
+    let descriptors = descriptors.finish();
+    let mut data = Builder::new();
+    let length = u32::try_from(descriptors.len().saturating_add(4)).unwrap_or(u32::MAX);
+    data.u32(length).u32(0).bytes(&descriptors);
+    data.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::range::{BlockSize, Capacity};
+    use onggi_common_units::ByteCount;
+
+    fn range(first: u64, count: u64) -> LbaRange {
+        Capacity::new(ByteCount::from_mib(1), BlockSize::B512)
+            .unwrap()
+            .range(first, count)
+            .unwrap()
+    }
+
+    #[test]
+    fn failures_become_the_sense_initiators_act_on() {
+        let op = MediaOp::Write {
+            range: range(0, 1),
+            fua: false,
+        };
+        for (failure, key, asc, ascq) in [
+            (MediaFailure::OutOfSpace, 7, 0x27, 7),
+            (MediaFailure::Write, 3, 0x0c, 0),
+            (MediaFailure::Read, 3, 0x11, 0),
+            (MediaFailure::Fenced, 4, 0x08, 0),
+        ] {
+            let response = op.finish(&MediaResult::Failed(failure), false);
+            assert_eq!(response.status, Status::CheckCondition);
+            assert_eq!(
+                (response.sense[2], response.sense[12], response.sense[13]),
+                (key, asc, ascq)
+            );
+        }
+    }
+
+    #[test]
+    fn lba_status_lists_its_descriptors_and_obeys_the_allocation_length() {
+        let op = MediaOp::Status {
+            range: range(4, 12),
+            allocation: 40,
+        };
+        let extents = vec![
+            LbaStatus {
+                range: range(4, 4),
+                is_mapped: true,
+            },
+            LbaStatus {
+                range: range(8, 8),
+                is_mapped: false,
+            },
+        ];
+        let data = op
+            .finish(&MediaResult::Status(extents.clone()), false)
+            .data_in;
+        assert_eq!(data.len(), 40);
+        assert_eq!(data[..4], 36u32.to_be_bytes());
+        assert_eq!((data[15], data[19], data[20]), (4, 4, 0));
+        assert_eq!((data[31], data[35], data[36]), (8, 8, 1));
+        let op = MediaOp::Status {
+            range: range(4, 12),
+            allocation: 10,
+        };
+        assert_eq!(
+            op.finish(&MediaResult::Status(extents), false)
+                .data_in
+                .len(),
+            10
+        );
+    }
+}

@@ -1,0 +1,266 @@
+//! Tests of the reservation module.
+
+use super::*;
+use proptest::prelude::*;
+
+fn nexus(number: u8) -> Nexus {
+    Nexus::new("iqn.2026-11.org.onggi:host", [0x80, 0, 0, 0, 0, number])
+}
+
+fn request(action: OutAction, kind: u8) -> OutRequest {
+    OutRequest {
+        action,
+        scope: 0,
+        kind,
+        length: 24,
+    }
+}
+
+fn parameters(key: u64, service_key: u64) -> Vec<u8> {
+    let mut data = Builder::new();
+    data.u64(key).u64(service_key).zeros(8);
+    data.finish()
+}
+
+fn out(
+    state: &mut Reservations,
+    who: u8,
+    action: (OutAction, u8),
+    keys: (u64, u64),
+) -> Result<Notices, Refusal> {
+    state.persistent_out(
+        &nexus(who),
+        request(action.0, action.1),
+        &parameters(keys.0, keys.1),
+    )
+}
+
+fn two_registered() -> Reservations {
+    let mut state = Reservations::default();
+    out(&mut state, 1, (OutAction::Register, 0), (0, 0xa)).unwrap();
+    out(&mut state, 2, (OutAction::Register, 0), (0, 0xb)).unwrap();
+    state
+}
+
+#[test]
+fn registering_counts_generations_and_needs_the_right_key() {
+    let mut state = two_registered();
+    assert_eq!(
+        state.persistent_in(InAction::ReadKeys),
+        [
+            0, 0, 0, 2, 0, 0, 0, 16, 0, 0, 0, 0, 0, 0, 0, 0xa, 0, 0, 0, 0, 0, 0, 0, 0xb
+        ]
+    );
+    assert_eq!(
+        out(&mut state, 1, (OutAction::Register, 0), (0xb, 0xc)),
+        Err(Refusal::Conflict)
+    );
+    assert_eq!(
+        out(&mut state, 3, (OutAction::Register, 0), (0xb, 0xc)),
+        Err(Refusal::Conflict)
+    );
+    assert!(out(&mut state, 1, (OutAction::RegisterAndIgnore, 0), (0, 0xc)).is_ok());
+    assert_eq!(state.registrations[&nexus(1)], 0xc);
+    // Unregistering what is not registered is no error and no new generation.
+    assert!(out(&mut state, 3, (OutAction::RegisterAndIgnore, 0), (7, 0)).is_ok());
+    assert_eq!(state.generation, 3);
+}
+
+#[test]
+fn what_is_not_offered_is_refused_and_changes_nothing() {
+    let mut state = two_registered();
+    let mut with_aptpl = parameters(0, 9);
+    with_aptpl[20] = 1;
+    let refused = state.persistent_out(&nexus(3), request(OutAction::Register, 0), &with_aptpl);
+    assert_eq!(
+        refused,
+        Err(Refusal::Check(Sense::INVALID_FIELD_IN_PARAMETERS))
+    );
+    for (length, data) in [(23, 24), (25, 25), (24, 23), (0, 0), (u32::MAX, 24)] {
+        let request = OutRequest {
+            length,
+            ..request(OutAction::Register, 0)
+        };
+        let refused = state.persistent_out(&nexus(3), request, &vec![0; data]);
+        assert_eq!(
+            refused,
+            Err(Refusal::Check(Sense::PARAMETER_LIST_LENGTH)),
+            "{length} {data}"
+        );
+    }
+    for kind in [0, 2, 4, 9, 15] {
+        let refused = out(&mut state, 1, (OutAction::Reserve, kind), (0xa, 0));
+        assert_eq!(refused, Err(Refusal::Check(Sense::INVALID_FIELD_IN_CDB)));
+    }
+    assert_eq!(state.generation, 2);
+    assert!(!state.is_registered(&nexus(3)));
+}
+
+#[test]
+fn each_type_shuts_out_whom_it_should() {
+    // type, (registered reads, writes), (stranger reads, writes): true means shut out
+    for (kind, registered, stranger) in [
+        (1, (false, true), (false, true)),
+        (3, (true, true), (true, true)),
+        (5, (false, false), (false, true)),
+        (6, (false, false), (true, true)),
+        (7, (false, false), (false, true)),
+        (8, (false, false), (true, true)),
+    ] {
+        let mut state = two_registered();
+        out(&mut state, 1, (OutAction::Reserve, kind), (0xa, 0)).unwrap();
+        let shut = |who: u8| {
+            (
+                state.conflicts(Rule::Read, false, &nexus(who)),
+                state.conflicts(Rule::Write, false, &nexus(who)),
+            )
+        };
+        assert_eq!(shut(1), (false, false), "holder, type {kind}");
+        assert_eq!(shut(2), registered, "registered, type {kind}");
+        assert_eq!(shut(3), stranger, "stranger, type {kind}");
+        assert!(!state.conflicts(Rule::TestUnitReady, false, &nexus(3)));
+        assert!(!state.conflicts(Rule::Start, true, &nexus(3)));
+        assert!(state.conflicts(Rule::Start, false, &nexus(3)));
+    }
+}
+
+#[test]
+fn only_the_holder_releases_and_with_the_type_it_holds() {
+    let mut state = two_registered();
+    out(&mut state, 1, (OutAction::Reserve, 5), (0xa, 0)).unwrap();
+    assert_eq!(
+        out(&mut state, 1, (OutAction::Reserve, 6), (0xa, 0)),
+        Err(Refusal::Conflict)
+    );
+    assert_eq!(
+        out(&mut state, 2, (OutAction::Reserve, 5), (0xb, 0)),
+        Err(Refusal::Conflict)
+    );
+    assert_eq!(
+        out(&mut state, 2, (OutAction::Release, 5), (0xb, 0)),
+        Ok(Notices::new())
+    );
+    assert!(state.reservation.is_some());
+    assert_eq!(
+        out(&mut state, 1, (OutAction::Release, 6), (0xa, 0)),
+        Err(Refusal::Check(Sense::INVALID_RELEASE))
+    );
+    let notices = out(&mut state, 1, (OutAction::Release, 5), (0xa, 0)).unwrap();
+    assert_eq!(notices, [(nexus(2), UnitAttention::ReservationsReleased)]);
+    assert!(state.reservation.is_none());
+}
+
+#[test]
+fn unregistering_the_holder_ends_the_reservation_and_tells_only_the_others() {
+    for (kind, told) in [(1, 0), (3, 0), (5, 1), (6, 1)] {
+        let mut state = two_registered();
+        out(&mut state, 1, (OutAction::Reserve, kind), (0xa, 0)).unwrap();
+        let notices = out(&mut state, 1, (OutAction::Register, 0), (0xa, 0)).unwrap();
+        assert_eq!(notices.len(), told, "type {kind}");
+        assert!(notices.iter().all(|(who, _)| *who == nexus(2)));
+        assert!(state.reservation.is_none());
+    }
+}
+
+#[test]
+fn an_all_registrants_reservation_lives_as_long_as_one_of_them() {
+    let mut state = two_registered();
+    out(&mut state, 1, (OutAction::Reserve, 8), (0xa, 0)).unwrap();
+    out(&mut state, 1, (OutAction::Register, 0), (0xa, 0)).unwrap();
+    assert!(state.conflicts(Rule::Read, false, &nexus(1)));
+    assert_eq!(
+        state.persistent_in(InAction::ReadReservation)[8..16],
+        [0; 8]
+    );
+    out(&mut state, 2, (OutAction::Register, 0), (0xb, 0)).unwrap();
+    assert!(!state.conflicts(Rule::Write, false, &nexus(3)));
+}
+
+#[test]
+fn preempting_the_holder_takes_the_reservation_over() {
+    let mut state = two_registered();
+    out(&mut state, 1, (OutAction::Reserve, 1), (0xa, 0)).unwrap();
+    let notices = out(&mut state, 2, (OutAction::Preempt, 3), (0xb, 0xa)).unwrap();
+    assert_eq!(notices, [(nexus(1), UnitAttention::RegistrationsPreempted)]);
+    assert!(!state.is_registered(&nexus(1)) && state.is_holder(&nexus(2)));
+    assert_eq!(
+        out(&mut state, 2, (OutAction::Preempt, 3), (0xb, 0xdead)),
+        Err(Refusal::Conflict)
+    );
+    assert_eq!(
+        out(&mut state, 2, (OutAction::Preempt, 3), (0xb, 0)),
+        Err(Refusal::Check(Sense::INVALID_FIELD_IN_PARAMETERS))
+    );
+}
+
+#[test]
+fn clear_removes_everything_and_tells_the_others() {
+    let mut state = two_registered();
+    out(&mut state, 1, (OutAction::Reserve, 3), (0xa, 0)).unwrap();
+    let notices = out(&mut state, 2, (OutAction::Clear, 0), (0xb, 0)).unwrap();
+    assert_eq!(notices, [(nexus(1), UnitAttention::ReservationsPreempted)]);
+    assert!(state.registrations.is_empty() && state.reservation.is_none());
+}
+
+#[test]
+fn reserve6_shuts_out_others_until_released_reset_or_gone() {
+    let mut state = Reservations::default();
+    state.reserve6(&nexus(1)).unwrap();
+    assert_eq!(state.reserve6(&nexus(2)), Err(Refusal::Conflict));
+    state.release6(&nexus(2)).unwrap();
+    for rule in [
+        Rule::TestUnitReady,
+        Rule::Read,
+        Rule::Write,
+        Rule::Start,
+        Rule::Persistent,
+    ] {
+        assert!(state.conflicts(rule, true, &nexus(2)), "{rule:?}");
+        assert!(!state.conflicts(rule, true, &nexus(1)), "{rule:?}");
+    }
+    assert!(!state.conflicts(Rule::Allowed, false, &nexus(2)));
+    state.forget_nexus(&nexus(1));
+    assert!(state.reserve6(&nexus(2)).is_ok());
+    state.reset();
+    assert!(state.reserve6(&nexus(1)).is_ok());
+}
+
+#[test]
+fn full_status_names_each_initiator_port() {
+    let mut state = two_registered();
+    out(&mut state, 2, (OutAction::Reserve, 5), (0xb, 0)).unwrap();
+    let data = state.persistent_in(InAction::ReadFullStatus);
+    let first = u32::from_be_bytes(data[28..32].try_into().unwrap()) as usize;
+    assert_eq!(data[8 + 12], 0);
+    assert_eq!(data[32], 0x45);
+    assert!(
+        String::from_utf8_lossy(&data[36..])
+            .starts_with("iqn.2026-11.org.onggi:host,i,0x800000000001\0")
+    );
+    let second = 32 + first;
+    assert_eq!((data[second + 12], data[second + 13]), (1, 5));
+    assert_eq!(data.len() % 4, 0);
+}
+
+proptest! {
+    #[test]
+    fn no_sequence_leaves_a_reservation_without_a_registered_holder(
+        steps in prop::collection::vec((0u8..4, 0u8..6, 0u8..9, 0u64..3, 0u64..3), 0..60)
+    ) {
+        let mut state = Reservations::default();
+        for (who, action, kind, key, service_key) in steps {
+            let action = [
+                OutAction::Register, OutAction::Reserve, OutAction::Release, OutAction::Clear,
+                OutAction::Preempt, OutAction::RegisterAndIgnore,
+            ][usize::from(action)];
+            drop(out(&mut state, who, (action, kind), (key, service_key)));
+            if let Some(held) = &state.reservation {
+                prop_assert!(!state.registrations.is_empty());
+                if !held.kind.is_all_registrants() {
+                    prop_assert!(state.is_registered(&held.holder));
+                }
+            }
+            prop_assert!(state.registrations.values().all(|key| *key != 0));
+        }
+    }
+}

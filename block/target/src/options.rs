@@ -1,0 +1,82 @@
+//! What a target process is told at its start.
+
+use core::time::Duration;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+/// How a target runs. The daemon makes it of its configuration.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Where to listen; port 0 takes a free one. All of them are one portal group: the same volumes are behind each.
+    pub portals: Vec<SocketAddr>,
+    /// The addresses SendTargets tells, in place of those listened on (for a portal at 0.0.0.0 or behind NAT).
+    pub advertised: Vec<SocketAddr>,
+    /// The portal group tag.
+    pub portal_group: u16,
+    /// The control socket.
+    pub socket: PathBuf,
+    /// The directory that holds the exports across restarts.
+    pub state_dir: PathBuf,
+    /// The file with the key that seals secrets, 32 bytes in hexadecimal; made at first start.
+    pub key_file: PathBuf,
+    /// Threads that carry connections. Zero takes one per processor, at most eight.
+    pub data_threads: usize,
+    /// Threads that do what may block: flushes, reads past the page cache, unmapping.
+    pub media_threads: usize,
+    /// Limits on what peers may take.
+    pub limits: Limits,
+}
+
+/// What initiators may take from the target, all together or each.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Connections open at a time.
+    pub connections_max: usize,
+    /// Connections that have not logged in; the oldest gives way to a new one.
+    pub logins_max: usize,
+    /// Sessions logged in to one target.
+    pub sessions_per_target_max: usize,
+    /// Commands an initiator may have outstanding on a connection.
+    pub tasks_per_connection_max: u32,
+    /// Bytes a connection may hold in buffers before its socket is no longer read.
+    pub connection_bytes_max: usize,
+    /// How long a login may take.
+    pub login_time_max: Duration,
+    /// How long a session may be silent before it is pinged.
+    pub idle_time_max: Duration,
+    /// How long an answer to a ping, or promised data, may take.
+    pub answer_time_max: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections_max: 2_048,
+            logins_max: 256,
+            sessions_per_target_max: 64,
+            tasks_per_connection_max: 128,
+            connection_bytes_max: 32 << 20,
+            login_time_max: Duration::from_secs(15),
+            idle_time_max: Duration::from_secs(30),
+            answer_time_max: Duration::from_secs(30),
+        }
+    }
+}
+
+impl Options {
+    /// Options with the usual limits for a target whose state lives in `state_dir`.
+    #[must_use]
+    pub fn new(portals: Vec<SocketAddr>, state_dir: PathBuf) -> Self {
+        Self {
+            portals,
+            advertised: Vec::new(),
+            portal_group: 1,
+            socket: state_dir.join("target.sock"),
+            key_file: state_dir.join("target.key"),
+            state_dir,
+            data_threads: 0,
+            media_threads: 4,
+            limits: Limits::default(),
+        }
+    }
+}

@@ -1,0 +1,10 @@
+//! The target with real sockets: our own initiator machine, foreign clients, cut connections, restarts.
+
+#[cfg(test)]
+mod clients;
+#[cfg(test)]
+mod faults;
+#[cfg(test)]
+mod harness;
+#[cfg(test)]
+mod serving;

@@ -1,0 +1,407 @@
+//! The local store on RocksDB.
+//!
+//! | file | what |
+//! |---|---|
+//! | `FORMAT` | the marker: format version, whether the store is whole, its tables. Written before and after the rest, so that a directory that held a store is never taken for an empty one |
+//! | `db/` | RocksDB's files: one column family per table, one write-ahead log for all |
+//!
+//! M3: the log is read so that only a record cut short at its very end may be dropped (that is what a crash leaves); a
+//! checksum that does not hold, a log the manifest knows and the directory lacks, a missing table, table file or blob file
+//! is an error. What cannot be noticed: the newest log cut short at the end of a record, or its last block's length fields
+//! flipped, look like a crash.
+
+use super::marker::{DB_DIR, Marker, Phase};
+use super::{Batch, Durability, Order, Read, Store, Visitor, Write};
+use crate::error::{ADVICE_DAMAGED, OpenError, StoreError};
+use crate::key::{KEY_BYTES_MAX, KeyRange, TableName};
+use core::ops::ControlFlow;
+use onggi_common_host::durable;
+use onggi_common_units::ByteCount;
+use rocksdb::{
+    BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType,
+    DBRawIterator, DBRecoveryMode, ReadOptions, WriteBatch, WriteOptions,
+};
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+mod damage;
+
+/// How the store is opened.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Its tables. One that is new is made; one that is not named any more stays.
+    pub tables: Vec<TableOptions>,
+    /// How much memory its cache of blocks may take.
+    pub cache: ByteCount,
+    /// How much memory recent writes may take before they go to table files.
+    pub write_buffers: ByteCount,
+}
+
+/// One table.
+#[derive(Debug, Clone, Copy)]
+pub struct TableOptions {
+    /// Its name.
+    pub name: TableName,
+    /// Values from this size on go to blob files: compaction then moves only their addresses.
+    pub blobs_from: Option<ByteCount>,
+}
+
+impl Options {
+    /// Tables without blob files, 32 MiB of cache, 64 MiB of write buffers.
+    #[must_use]
+    pub fn new(tables: &[TableName]) -> Self {
+        let tables = tables.iter().map(|name| TableOptions {
+            name: *name,
+            blobs_from: None,
+        });
+        Self {
+            tables: tables.collect(),
+            cache: ByteCount::from_mib(32),
+            write_buffers: ByteCount::from_mib(64),
+        }
+    }
+
+    /// One more table, whose values from `size` on go to blob files.
+    #[must_use]
+    pub fn with_blobs(mut self, name: TableName, size: ByteCount) -> Self {
+        self.tables.push(TableOptions {
+            name,
+            blobs_from: Some(size),
+        });
+        self
+    }
+}
+
+/// A store on RocksDB.
+pub struct RocksStore {
+    db: DB,
+    directory: PathBuf,
+    /// What damage was met; from then on nothing is answered.
+    damage: OnceLock<String>,
+    synced: WriteOptions,
+    lazy: WriteOptions,
+}
+
+/// A snapshot of it.
+struct RocksSnapshot<'a> {
+    store: &'a RocksStore,
+    snapshot: rocksdb::Snapshot<'a>,
+}
+
+impl RocksStore {
+    /// Opens the store in a directory, making it when the directory is empty or not there.
+    ///
+    /// # Errors
+    /// When the store is damaged, in use, of a newer format, or the machine refuses.
+    pub fn open(directory: &Path, options: &Options) -> Result<Self, OpenError> {
+        let marker = prepare(directory)?;
+        let db_path = directory.join(DB_DIR);
+        let is_new = marker.phase == Phase::Making;
+        let db_options = database_options(options, is_new);
+        let names = table_names(&db_options, &db_path, &marker, options)
+            .map_err(|error| damage::open_error(directory, error))?;
+        if let Some(missing) = marker.tables.iter().find(|table| !names.contains(*table)) {
+            let detail = format!("it no longer knows table {missing}");
+            return Err(damage::damaged(directory, "MANIFEST", detail, None));
+        }
+        let cache =
+            Cache::new_lru_cache(usize::try_from(options.cache.bytes()).unwrap_or(usize::MAX));
+        let descriptors = names.iter().map(|name| {
+            let declared = options
+                .tables
+                .iter()
+                .find(|table| table.name.as_str() == name);
+            let blobs_from = declared.and_then(|table| table.blobs_from);
+            ColumnFamilyDescriptor::new(name, table_options(&cache, blobs_from))
+        });
+        let db = DB::open_cf_descriptors(&db_options, &db_path, descriptors)
+            .map_err(|error| damage::open_error(directory, error))?;
+        damage::check_blob_files(directory, &db, &names)?;
+        let ready = Marker {
+            phase: Phase::Ready,
+            tables: names,
+        };
+        if marker != ready {
+            ready.write(directory)?;
+        }
+        let mut synced = WriteOptions::default();
+        synced.set_sync(true);
+        Ok(Self {
+            db,
+            directory: directory.to_owned(),
+            damage: OnceLock::new(),
+            synced,
+            lazy: WriteOptions::default(),
+        })
+    }
+
+    fn table(&self, table: TableName) -> Result<&ColumnFamily, StoreError> {
+        if let Some(detail) = self.damage.get() {
+            return Err(StoreError::damaged(&self.directory, detail.clone()));
+        }
+        self.db
+            .cf_handle(table.as_str())
+            .ok_or(StoreError::UnknownTable { table })
+    }
+
+    fn failed(&self, operation: &'static str, error: rocksdb::Error) -> StoreError {
+        let error = damage::store_error(&self.directory, operation, error);
+        if let StoreError::Damaged { detail, .. } = &error {
+            // Another thread may have met damage first: then its word stands.
+            drop(self.damage.set(detail.clone()));
+        }
+        error
+    }
+
+    /// Writes the tables' recent rows to table files and merges the files of a range, which gives back the space of what
+    /// was deleted in it. Slow: for maintenance.
+    ///
+    /// # Errors
+    /// When the table is unknown or the machine refuses.
+    pub fn compact(&self, table: TableName, range: &KeyRange) -> Result<(), StoreError> {
+        let family = self.table(table)?;
+        self.db
+            .flush_cf(family)
+            .map_err(|error| self.failed("flushing", error))?;
+        self.db
+            .compact_range_cf(family, Some(range.start()), range.end());
+        Ok(())
+    }
+
+    fn stage(&self, batch: &Batch) -> Result<WriteBatch, StoreError> {
+        let mut staged = WriteBatch::with_capacity_bytes(batch.bytes());
+        for write in batch.writes() {
+            let family = self.table(write.table())?;
+            match write {
+                Write::Put { key, value, .. } => staged.put_cf(family, key, value),
+                Write::Delete { key, .. } => staged.delete_cf(family, key),
+                Write::DeleteRange { range, .. } if range.is_empty() => {}
+                Write::DeleteRange { range, .. } => match range.end() {
+                    Some(end) => staged.delete_range_cf(family, range.start(), end),
+                    // RocksDB knows no open end; no key is as long as this one, so none is greater.
+                    None => {
+                        let end = [u8::MAX; KEY_BYTES_MAX + 1];
+                        staged.delete_range_cf(family, range.start(), end.as_slice());
+                    }
+                },
+            }
+        }
+        Ok(staged)
+    }
+
+    fn walk(
+        &self,
+        mut rows: DBRawIterator<'_>,
+        order: Order,
+        visitor: &mut Visitor<'_>,
+    ) -> Result<(), StoreError> {
+        match order {
+            Order::Ascending => rows.seek_to_first(),
+            Order::Descending => rows.seek_to_last(),
+        }
+        while let Some((key, value)) = rows.item() {
+            if let ControlFlow::Break(()) = visitor(key, value) {
+                return Ok(());
+            }
+            match order {
+                Order::Ascending => rows.next(),
+                Order::Descending => rows.prev(),
+            }
+        }
+        rows.status().map_err(|error| self.failed("reading", error))
+    }
+}
+
+/// Reads the marker, or makes one, and refuses what a store cannot be opened in.
+fn prepare(directory: &Path) -> Result<Marker, OpenError> {
+    let machine = |operation| {
+        move |source: durable::DurableError| OpenError::Machine {
+            operation,
+            store: directory.to_owned(),
+            source: source.into(),
+        }
+    };
+    durable::create_dir_all(directory).map_err(machine("making a directory for"))?;
+    let marker = match Marker::read(directory)? {
+        Some(marker) => marker,
+        None => {
+            damage::refuse_foreign(directory)?;
+            let marker = Marker {
+                phase: Phase::Making,
+                tables: BTreeSet::new(),
+            };
+            marker.write(directory)?;
+            marker
+        }
+    };
+    match marker.phase {
+        Phase::Ready => damage::check_files(directory)?,
+        Phase::Making => durable::create_dir_all(&directory.join(DB_DIR))
+            .map_err(machine("making a directory for"))?,
+    }
+    Ok(marker)
+}
+
+/// The column families to open: those on the disk, and those asked for.
+fn table_names(
+    options: &rocksdb::Options,
+    db_path: &Path,
+    marker: &Marker,
+    wanted: &Options,
+) -> Result<BTreeSet<String>, rocksdb::Error> {
+    let mut names = match DB::list_cf(options, db_path) {
+        Ok(names) => names.into_iter().collect(),
+        // A store that is still being made may have no manifest yet.
+        Err(_) if marker.phase == Phase::Making => BTreeSet::new(),
+        Err(error) => return Err(error),
+    };
+    names.remove(rocksdb::DEFAULT_COLUMN_FAMILY_NAME);
+    if marker.phase == Phase::Making || names.is_superset(&marker.tables) {
+        names.extend(wanted.tables.iter().map(|table| table.name.to_string()));
+    }
+    Ok(names)
+}
+
+fn database_options(options: &Options, is_new: bool) -> rocksdb::Options {
+    let mut db = rocksdb::Options::default();
+    db.create_if_missing(is_new);
+    db.create_missing_column_families(true);
+    db.set_paranoid_checks(true);
+    // "TolerateCorruptedTailRecords" drops a record cut short at the end of the log and nothing else: a record that is
+    // whole and whose checksum does not hold is an error, at the end too. "AbsoluteConsistency" would not open after a
+    // crash in the middle of a write; "PointInTime", the default, would silently stop at any damage.
+    db.set_wal_recovery_mode(DBRecoveryMode::TolerateCorruptedTailRecords);
+    db.set_track_and_verify_wals_in_manifest(true);
+    db.set_db_write_buffer_size(
+        usize::try_from(options.write_buffers.bytes()).unwrap_or(usize::MAX),
+    );
+    db.set_max_total_wal_size(options.write_buffers.bytes().saturating_mul(4));
+    db.set_max_background_jobs(2);
+    db.set_keep_log_file_num(4);
+    db.set_max_log_file_size(4 << 20);
+    db.set_stats_dump_period_sec(0);
+    db.set_stats_persist_period_sec(0);
+    db
+}
+
+fn table_options(cache: &Cache, blobs_from: Option<ByteCount>) -> rocksdb::Options {
+    let mut blocks = BlockBasedOptions::default();
+    blocks.set_block_cache(cache);
+    blocks.set_bloom_filter(10.0, false);
+    blocks.set_cache_index_and_filter_blocks(true);
+    blocks.set_pin_l0_filter_and_index_blocks_in_cache(true);
+    let mut table = rocksdb::Options::default();
+    table.set_block_based_table_factory(&blocks);
+    table.set_compression_type(DBCompressionType::Lz4);
+    if let Some(size) = blobs_from {
+        table.set_enable_blob_files(true);
+        table.set_min_blob_size(size.bytes());
+        // Blob files go as a whole: smaller ones give back the space of deleted values sooner.
+        table.set_blob_file_size(64 << 20);
+        table.set_enable_blob_gc(true);
+    }
+    table
+}
+
+fn read_options(range: &KeyRange) -> ReadOptions {
+    let mut options = ReadOptions::default();
+    options.set_iterate_lower_bound(range.start());
+    if let Some(end) = range.end() {
+        options.set_iterate_upper_bound(end);
+    }
+    options
+}
+
+impl Read for RocksStore {
+    fn get(&self, table: TableName, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        let family = self.table(table)?;
+        self.db
+            .get_cf(family, key)
+            .map_err(|error| self.failed("reading", error))
+    }
+
+    fn visit(
+        &self,
+        table: TableName,
+        range: &KeyRange,
+        order: Order,
+        visitor: &mut Visitor<'_>,
+    ) -> Result<(), StoreError> {
+        let family = self.table(table)?;
+        if range.is_empty() {
+            return Ok(());
+        }
+        self.walk(
+            self.db.raw_iterator_cf_opt(family, read_options(range)),
+            order,
+            visitor,
+        )
+    }
+}
+
+impl Read for RocksSnapshot<'_> {
+    fn get(&self, table: TableName, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        let family = self.store.table(table)?;
+        self.snapshot
+            .get_cf(family, key)
+            .map_err(|error| self.store.failed("reading", error))
+    }
+
+    fn visit(
+        &self,
+        table: TableName,
+        range: &KeyRange,
+        order: Order,
+        visitor: &mut Visitor<'_>,
+    ) -> Result<(), StoreError> {
+        let family = self.store.table(table)?;
+        if range.is_empty() {
+            return Ok(());
+        }
+        let rows = self
+            .snapshot
+            .raw_iterator_cf_opt(family, read_options(range));
+        self.store.walk(rows, order, visitor)
+    }
+}
+
+impl Store for RocksStore {
+    fn write(&self, batch: &Batch, durability: Durability) -> Result<(), StoreError> {
+        batch.check()?;
+        let staged = self.stage(batch)?;
+        let options = match durability {
+            Durability::Synced => &self.synced,
+            Durability::Lazy => &self.lazy,
+        };
+        // From many threads at once RocksDB makes one write and one sync of what has gathered.
+        self.db
+            .write_opt(staged, options)
+            .map_err(|error| self.failed("writing", error))
+    }
+
+    fn snapshot(&self) -> Box<dyn Read + '_> {
+        Box::new(RocksSnapshot {
+            store: self,
+            snapshot: self.db.snapshot(),
+        })
+    }
+
+    fn sync(&self) -> Result<(), StoreError> {
+        self.db
+            .flush_wal(true)
+            .map_err(|error| self.failed("syncing", error))
+    }
+
+    fn location(&self) -> &Path {
+        &self.directory
+    }
+}
+
+impl core::fmt::Debug for RocksStore {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("RocksStore")
+            .field("directory", &self.directory)
+            .finish_non_exhaustive()
+    }
+}

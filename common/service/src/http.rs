@@ -1,0 +1,381 @@
+//! HTTP/1.1 listeners with limits, and the one body type requests and responses use.
+//!
+//! A service implements [`Handler`]; [`serve`] gives it requests until the drain begins. Every limit has a name here.
+
+use crate::Drain;
+use bytes::Bytes;
+use core::future::Future;
+use core::pin::Pin;
+use core::task::{Context, Poll};
+use core::time::Duration;
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt as _, Empty, Full};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+
+/// Why a body could not be read to its end.
+pub type BodyError = Box<dyn std::error::Error + Send + Sync>;
+/// A request's or response's body.
+pub type Body = UnsyncBoxBody<Bytes, BodyError>;
+/// A request as handlers see it. Its extensions hold the [`Peer`].
+pub type Request = http::Request<Body>;
+/// A response as handlers make it.
+pub type Response = http::Response<Body>;
+
+/// The address a request came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Peer(pub SocketAddr);
+
+/// What answers requests.
+pub trait Handler: Send + Sync + 'static {
+    /// Answers one request. It must not fail: an error is a response too.
+    fn handle(&self, request: Request) -> impl Future<Output = Response> + Send;
+}
+
+/// What one listener allows.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Connections open at a time; more wait in the kernel's backlog.
+    pub connections_max: usize,
+    /// Bytes of a request line and header block.
+    pub header_bytes_max: usize,
+    /// Header lines in a request.
+    pub headers_max: usize,
+    /// Time a client may take to send its header block.
+    pub header_time_max: Duration,
+    /// Time a client may leave a request body without a byte.
+    pub body_idle_max: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections_max: 4_096,
+            header_bytes_max: 64 << 10,
+            headers_max: 200,
+            header_time_max: Duration::from_secs(30),
+            body_idle_max: Duration::from_secs(60),
+        }
+    }
+}
+
+/// What one connection buffers of a request at most: a head of the largest size, or that much of a body.
+const READ_BUFFER_BYTES_MAX: usize = 256 << 10;
+
+/// A body of no bytes.
+#[must_use]
+pub fn empty() -> Body {
+    Empty::new()
+        .map_err(|never: Infallible| match never {})
+        .boxed_unsync()
+}
+
+/// A body of these bytes.
+#[must_use]
+pub fn full(bytes: impl Into<Bytes>) -> Body {
+    Full::new(bytes.into())
+        .map_err(|never: Infallible| match never {})
+        .boxed_unsync()
+}
+
+/// A body that was read whole was too long or broke off.
+#[derive(Debug, thiserror::Error)]
+pub enum CollectError {
+    /// More bytes than allowed.
+    #[error("the body is longer than {bytes_max} bytes")]
+    TooLong {
+        /// The limit.
+        bytes_max: usize,
+    },
+    /// The client went away or sent a malformed body.
+    #[error("the body broke off: {source}")]
+    Broken {
+        /// Why.
+        source: BodyError,
+    },
+}
+
+/// Reads a whole body of at most `bytes_max` bytes.
+///
+/// # Errors
+/// When the body is longer, or breaks off.
+pub async fn collect(mut body: Body, bytes_max: usize) -> Result<Bytes, CollectError> {
+    let mut chunks: Vec<Bytes> = Vec::new();
+    let mut length = 0usize;
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|source| CollectError::Broken { source })?;
+        let Ok(chunk) = frame.into_data() else {
+            continue;
+        };
+        length = length.saturating_add(chunk.len());
+        if length > bytes_max {
+            return Err(CollectError::TooLong { bytes_max });
+        }
+        chunks.push(chunk);
+    }
+    Ok(match chunks.pop() {
+        Some(only) if chunks.is_empty() => only,
+        None => Bytes::new(),
+        Some(last) => {
+            chunks.push(last);
+            chunks.concat().into()
+        }
+    })
+}
+
+/// A request body that must not stall.
+struct Lively {
+    inner: Incoming,
+    idle_max: Duration,
+    sleep: Pin<Box<tokio::time::Sleep>>,
+}
+
+/// A client left its request body without a byte for too long.
+#[derive(Debug, thiserror::Error)]
+#[error("no byte of the request body came for {idle_max:?}")]
+pub struct Stalled {
+    /// The limit that was reached.
+    pub idle_max: Duration,
+}
+
+impl HttpBody for Lively {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = &mut *self;
+        match Pin::new(&mut this.inner).poll_frame(context) {
+            Poll::Ready(frame) => {
+                let idle_max = this.idle_max;
+                this.sleep
+                    .as_mut()
+                    .reset(tokio::time::Instant::now() + idle_max);
+                Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
+            }
+            Poll::Pending => match this.sleep.as_mut().poll(context) {
+                Poll::Ready(()) => Poll::Ready(Some(Err(Box::new(Stalled {
+                    idle_max: this.idle_max,
+                })))),
+                Poll::Pending => Poll::Pending,
+            },
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
+fn lively(inner: Incoming, idle_max: Duration) -> Body {
+    if inner.is_end_stream() {
+        return empty();
+    }
+    let sleep = Box::pin(tokio::time::sleep(idle_max));
+    Lively {
+        inner,
+        idle_max,
+        sleep,
+    }
+    .boxed_unsync()
+}
+
+/// A handler that answers `GET /healthcheck` with `OK` and passes everything else on.
+#[derive(Debug)]
+pub struct WithHealthcheck<H>(pub H);
+
+impl<H: Handler> Handler for WithHealthcheck<H> {
+    async fn handle(&self, request: Request) -> Response {
+        let asks = matches!(*request.method(), http::Method::GET | http::Method::HEAD);
+        if asks && request.uri().path() == "/healthcheck" {
+            return Response::new(full("OK"));
+        }
+        self.0.handle(request).await
+    }
+}
+
+impl<H: Handler> Handler for Arc<H> {
+    async fn handle(&self, request: Request) -> Response {
+        H::handle(self, request).await
+    }
+}
+
+/// Serves connections until the drain begins, then lets requests under way finish.
+pub async fn serve<H: Handler>(
+    listener: TcpListener,
+    handler: Arc<H>,
+    limits: Limits,
+    drain: Drain,
+) {
+    let slots = Arc::new(Semaphore::new(limits.connections_max));
+    loop {
+        let accepted = tokio::select! {
+            accepted = accept(&listener, &slots) => accepted,
+            () = drain.requested() => return,
+        };
+        let Some((stream, peer, slot)) = accepted else {
+            continue;
+        };
+        let (handler, drain) = (Arc::clone(&handler), drain.clone());
+        let hold = drain.hold();
+        tokio::spawn(async move {
+            serve_connection(stream, peer, handler, limits, drain).await;
+            drop((slot, hold));
+        });
+    }
+}
+
+type Accepted = (TcpStream, SocketAddr, tokio::sync::OwnedSemaphorePermit);
+
+async fn accept(listener: &TcpListener, slots: &Arc<Semaphore>) -> Option<Accepted> {
+    let slot = Arc::clone(slots).acquire_owned().await.ok()?;
+    match listener.accept().await {
+        Ok((stream, peer)) => Some((stream, peer, slot)),
+        Err(error) => {
+            // Out of descriptors, or the client was gone before it was accepted: neither ends the listener.
+            tracing::warn!(%error, "accepting a connection failed");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            None
+        }
+    }
+}
+
+async fn serve_connection<H: Handler>(
+    stream: TcpStream,
+    peer: SocketAddr,
+    handler: Arc<H>,
+    limits: Limits,
+    drain: Drain,
+) {
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%error, %peer, "TCP_NODELAY was refused");
+    }
+    let service = service_fn(move |request: http::Request<Incoming>| {
+        let handler = Arc::clone(&handler);
+        async move {
+            let mut request = request.map(|body| lively(body, limits.body_idle_max));
+            request.extensions_mut().insert(Peer(peer));
+            Ok::<_, Infallible>(handler.handle(request).await)
+        }
+    });
+    let connection = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits.header_time_max)
+        .max_header_size(limits.header_bytes_max)
+        .max_buf_size(READ_BUFFER_BYTES_MAX.max(limits.header_bytes_max))
+        .max_headers(limits.headers_max)
+        .keep_alive(true)
+        .half_close(false)
+        .serve_connection(TokioIo::new(stream), service);
+    tokio::pin!(connection);
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = drain.requested() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, %peer, "a connection ended early");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    struct Echo;
+    impl Handler for Echo {
+        async fn handle(&self, request: Request) -> Response {
+            match collect(request.into_body(), 16).await {
+                Ok(bytes) => Response::new(full(bytes)),
+                Err(error) => {
+                    let mut response = Response::new(full(error.to_string()));
+                    *response.status_mut() = http::StatusCode::BAD_REQUEST;
+                    response
+                }
+            }
+        }
+    }
+
+    async fn talk(limits: Limits, bytes: &[u8]) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let drain = Drain::new();
+        let server = tokio::spawn(serve(listener, Arc::new(Echo), limits, drain.clone()));
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(bytes).await.unwrap();
+        let mut answer = Vec::new();
+        // A server that closes with unread input resets the connection: what came before counts.
+        drop(stream.read_to_end(&mut answer).await);
+        drain.begin();
+        server.await.unwrap();
+        String::from_utf8_lossy(&answer).into_owned()
+    }
+
+    #[tokio::test]
+    async fn a_body_is_echoed_and_a_long_one_refused() {
+        let request =
+            b"PUT / HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: 3\r\n\r\njar";
+        let answer = talk(Limits::default(), request).await;
+        assert!(
+            answer.starts_with("HTTP/1.1 200") && answer.ends_with("jar"),
+            "{answer}"
+        );
+        let long = b"PUT / HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: 17\r\n\r\n12345678901234567";
+        let answer = talk(Limits::default(), long).await;
+        assert!(
+            answer.starts_with("HTTP/1.1 400") && answer.contains("longer than 16"),
+            "{answer}"
+        );
+    }
+
+    #[tokio::test]
+    async fn smuggled_and_oversized_heads_are_refused() {
+        for head in [
+            "PUT / HTTP/1.1\r\nhost: x\r\ncontent-length: 3\r\ncontent-length: 4\r\n\r\njars"
+                .to_owned(),
+            "PUT / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\nfffffffffffffffff\r\n"
+                .to_owned(),
+            format!(
+                "GET / HTTP/1.1\r\nhost: x\r\n{}\r\n",
+                "a: b\r\n".repeat(201)
+            ),
+            format!(
+                "GET / HTTP/1.1\r\nhost: x\r\na: {}\r\n\r\n",
+                "b".repeat(70 << 10)
+            ),
+        ] {
+            let answer = talk(Limits::default(), head.as_bytes()).await;
+            assert!(answer.starts_with("HTTP/1.1 4"), "{answer} to {:.60}", head);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_stalled_body_is_given_up() {
+        let limits = Limits {
+            body_idle_max: Duration::from_millis(30),
+            ..Limits::default()
+        };
+        let answer = talk(
+            limits,
+            b"PUT / HTTP/1.1\r\nhost: x\r\ncontent-length: 3\r\n\r\nj",
+        )
+        .await;
+        assert!(answer.contains("no byte of the request body"), "{answer}");
+    }
+}

@@ -1,0 +1,53 @@
+//! `onggid check-config`: what a configuration would run.
+
+use onggi_common_service::Config;
+use onggi_common_service::config::PoolKind;
+
+/// A configuration in words, a line per listener and store.
+pub(crate) fn describe(config: &Config) -> String {
+    let mut text = format!(
+        "The configuration is good. State: {}",
+        config.state.display()
+    );
+    let mut line = |words: String| text.extend(["\n  ", &words]);
+    if config.block.is_some() || config.object.is_some() {
+        line(format!("identity  http://{}", config.identity.listen));
+    }
+    if let Some(block) = &config.block {
+        line(format!("volumes   http://{}", block.listen));
+        let place = match (block.pool.kind, &block.pool.device) {
+            (PoolKind::File, _) => "sparse files".to_owned(),
+            (PoolKind::Lvm, Some(device)) => format!(
+                "volume group {} on {}",
+                block.pool.volume_group,
+                device.display()
+            ),
+            (PoolKind::Lvm, None) => {
+                format!(
+                    "volume group {} on a file of {}",
+                    block.pool.volume_group, block.pool.size
+                )
+            }
+        };
+        line(format!("pool      {place}"));
+        for portal in &block.target.portals {
+            line(format!("iSCSI     {portal}"));
+        }
+    }
+    if let Some(object) = &config.object {
+        line(format!(
+            "objects   http://{}, {} copies",
+            object.listen, object.replicas
+        ));
+        for node in &object.nodes {
+            let devices: Vec<_> = node.devices.iter().map(String::as_str).collect();
+            line(format!(
+                "node      {} zone {} devices {}",
+                node.address,
+                node.zone,
+                devices.join(" ")
+            ));
+        }
+    }
+    text
+}

@@ -1,0 +1,46 @@
+//! One storage node.
+
+use super::{rings, secrets};
+use anyhow::{Context as _, Result};
+use onggi_common_host::durable;
+use onggi_common_service::{Config, Drain};
+use onggi_object_node::Options;
+use std::net::SocketAddr;
+
+/// Runs the node at `address` until the drain begins.
+///
+/// # Errors
+/// When the configuration does not name it, it cannot listen, or a device cannot be opened.
+pub(crate) async fn node(config: &Config, address: SocketAddr, drain: &Drain) -> Result<()> {
+    let object = config
+        .object
+        .as_ref()
+        .context("the configuration has no [object]")?;
+    let node = object.nodes.iter().find(|node| node.address == address);
+    let node = node
+        .with_context(|| format!("the configuration names no node at {address} (object.nodes)"))?;
+    let directory = node
+        .directory
+        .clone()
+        .unwrap_or_else(|| config.state_path("object/devices"));
+    for name in &node.devices {
+        durable::create_dir_all(&directory.join(name))?;
+    }
+    let devices = node
+        .devices
+        .iter()
+        .map(|name| name.parse())
+        .collect::<Result<_, _>>()?;
+    let ring = secrets::key_ring(config)?;
+    let options = Options::new(
+        address.to_string(),
+        directory,
+        devices,
+        rings::folder(config, object),
+        secrets::cluster_keys(&ring)?,
+        secrets::hash_secrets(&ring),
+    );
+    onggi_object_node::run(options, drain.clone())
+        .await
+        .with_context(|| format!("the storage node at {address}"))
+}

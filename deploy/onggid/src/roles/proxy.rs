@@ -1,0 +1,65 @@
+//! The front door of the object store.
+
+use super::{bind, finish, rings, secrets, serve};
+use anyhow::{Context as _, Result};
+use onggi_common_host::{Clock, Entropy, SystemClock, SystemEntropy};
+use onggi_common_identity::Verifier;
+use onggi_common_identity::feed::RevocationFeed;
+use onggi_common_service::{Config, Drain};
+use onggi_object_client::{HttpClient, Nodes, Timeouts};
+use onggi_object_proxy::{Options, Parts, Proxy};
+use std::sync::Arc;
+
+/// Runs the proxy until the drain begins.
+///
+/// # Errors
+/// When it cannot listen, or the rings or keys cannot be read.
+pub(crate) async fn proxy(config: &Config, drain: &Drain) -> Result<()> {
+    let object = config
+        .object
+        .as_ref()
+        .context("the configuration has no [object]")?;
+    let listener = bind(object.listen, "object.listen").await?;
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+    let entropy: Arc<dyn Entropy> = Arc::new(SystemEntropy);
+    let ring = secrets::key_ring(config)?;
+    let verifier = Arc::new(Verifier::new(&ring, Arc::clone(&clock)));
+    let identity_url = format!("http://{}", config.identity.listen);
+    let feed = RevocationFeed::new(
+        &identity_url,
+        &ring,
+        &verifier,
+        Arc::clone(&clock),
+        Arc::clone(&entropy),
+    )?;
+    let feed = tokio::spawn(feed.run(drain.clone()));
+    let timeouts = Timeouts::default();
+    let client = HttpClient::new(
+        secrets::cluster_keys(&ring)?,
+        Arc::clone(&clock),
+        &*entropy,
+        timeouts,
+    );
+    let parts = Parts {
+        nodes: Nodes::new(Arc::new(client), timeouts),
+        verifier,
+        secrets: secrets::hash_secrets(&ring),
+        clock,
+        entropy,
+    };
+    let options = Options::new(
+        rings::folder(config, object),
+        config.identity.listen.to_string(),
+    );
+    let proxy = Arc::new(Proxy::new(options, parts)?);
+    let watcher = {
+        let (proxy, drain) = (Arc::clone(&proxy), drain.clone());
+        tokio::spawn(async move { proxy.watch_rings(drain).await })
+    };
+    serve(listener, proxy, drain.clone()).await;
+    finish(drain).await;
+    for task in [feed, watcher] {
+        task.await.context("a task of the proxy panicked")?;
+    }
+    Ok(())
+}

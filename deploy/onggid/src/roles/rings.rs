@@ -1,0 +1,66 @@
+//! The rings a host makes at first start from the nodes its configuration names.
+
+use anyhow::{Context as _, Result};
+use onggi_common_host::durable::{self, Visibility};
+use onggi_common_service::Config;
+use onggi_common_service::config::Object;
+use onggi_common_units::UtcTime;
+use onggi_object_ring::{NewDevice, PartPower, RingBuilder};
+use std::path::{Path, PathBuf};
+
+/// The three rings; objects of further policies have `object-N`.
+const RINGS: [&str; 3] = ["account", "container", "object"];
+/// Hours between two moves of one partition's copies.
+const MIN_PART_HOURS: u32 = 1;
+
+/// The folder of the ring files.
+pub(crate) fn folder(config: &Config, object: &Object) -> PathBuf {
+    object
+        .rings
+        .clone()
+        .unwrap_or_else(|| config.state_path("object/rings"))
+}
+
+/// Makes each ring that is missing. Rings that are there are an operator's, and stay as they are.
+///
+/// # Errors
+/// When a ring cannot be made or written.
+pub(crate) fn make_missing(config: &Config, object: &Object, now: UtcTime) -> Result<()> {
+    let folder = folder(config, object);
+    durable::create_dir_all(&folder)?;
+    for name in RINGS {
+        let path = folder.join(format!("{name}.ring.gz"));
+        if !path.exists() {
+            make(object, &path, now).with_context(|| format!("making the {name} ring"))?;
+            tracing::info!(ring = %path.display(), "made");
+        }
+    }
+    Ok(())
+}
+
+fn make(object: &Object, path: &Path, now: UtcTime) -> Result<()> {
+    let power = PartPower::new(object.part_power).context("part_power")?;
+    let mut builder = RingBuilder::new(power, f64::from(object.replicas.get()), MIN_PART_HOURS)?;
+    for node in &object.nodes {
+        let ip = node.address.ip().to_string();
+        for name in &node.devices {
+            builder.add(NewDevice::new(
+                1,
+                node.zone,
+                &ip,
+                node.address.port(),
+                name,
+                100.0,
+            ))?;
+        }
+    }
+    builder.rebalance(0, now)?;
+    // The builder first: a ring without its builder could not be changed later.
+    durable::replace(
+        &path.with_extension("").with_extension("builder"),
+        &builder.to_bytes(),
+        Visibility::World,
+    )?;
+    durable::replace(path, &builder.ring()?.to_bytes(), Visibility::World)?;
+    Ok(())
+}

@@ -1,0 +1,6 @@
+//! Real daemons, foreign clients, crashes, guests, tidy: what the scenarios and `integration/serve` share.
+
+pub mod guest;
+pub mod serve;
+pub mod serve_target;
+pub mod system;

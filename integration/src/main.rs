@@ -1,0 +1,222 @@
+//! `integration/serve` and the guest tools: set-ups people and benchmarks start from.
+#![expect(
+    clippy::print_stdout,
+    reason = "a command line tool speaks on standard output"
+)]
+
+use anyhow::{Context as _, Result};
+use clap::{Parser, Subcommand};
+use onggi_common_units::{ByteCount, ByteCountError};
+use onggi_integration::guest::{self, Image, Sockets};
+use onggi_integration::serve::{self, Cluster};
+use onggi_integration::serve_target::{self, Target};
+use onggi_integration::system::ObjectOptions;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+#[derive(Debug, Parser)]
+#[command(
+    name = "onggi-integration",
+    about = "Set-ups for tests, benchmarks and people who try things"
+)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// A QEMU guest with a shell.
+    #[command(subcommand)]
+    Guest(GuestCommand),
+    /// A set-up in the foreground: one JSON line when it is ready, an orderly end on SIGTERM.
+    #[command(subcommand)]
+    Serve(ServeCommand),
+}
+
+#[derive(Debug, Subcommand)]
+enum ServeCommand {
+    /// One LUN behind the iSCSI target
+    Target {
+        /// The volume's size, for example 2G
+        #[arg(long, default_value = "2G", value_parser = parse_size)]
+        size: ByteCount,
+        /// A file whose first line is user:secret; without it any initiator gets in
+        #[arg(long)]
+        chap_file: Option<PathBuf>,
+        /// Portals, all on 127.0.0.1
+        #[arg(long, default_value_t = 1)]
+        portals: usize,
+        /// file or lvm
+        #[arg(long, default_value = "file")]
+        pool: String,
+        #[command(flatten)]
+        place: Place,
+    },
+    /// An object cluster
+    Cluster {
+        /// Storage nodes, at 127.0.0.1, 127.0.0.2 and so on
+        #[arg(long, default_value_t = 4)]
+        nodes: usize,
+        /// Devices of all nodes together
+        #[arg(long, default_value_t = 4)]
+        devices: usize,
+        /// Copies of everything
+        #[arg(long, default_value_t = 3)]
+        replicas: usize,
+        /// One process per role instead of one for all
+        #[arg(long)]
+        separate: bool,
+        #[command(flatten)]
+        place: Place,
+    },
+    /// An object cluster with the users of Swift's own functional suite
+    SwiftFunctional {
+        #[command(flatten)]
+        place: Place,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+struct Place {
+    /// The port clients use; 0 for a free one
+    #[arg(long, default_value_t = 0)]
+    port: u16,
+    /// The state folder; a temporary one when none is given
+    #[arg(long)]
+    state: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+enum GuestCommand {
+    /// Starts a guest and waits until its shell answers; prints QEMU's process id.
+    Start {
+        /// The folder integration/guest/build wrote to.
+        #[arg(long)]
+        image: PathBuf,
+        /// The folder of the sockets NAME.qmp and NAME.shell.
+        #[arg(long)]
+        folder: PathBuf,
+        /// The guest's name.
+        name: String,
+    },
+    /// Runs one line of shell in the guest and ends with its status.
+    Run {
+        /// The folder of the sockets.
+        #[arg(long)]
+        folder: PathBuf,
+        /// The guest's name.
+        name: String,
+        /// The command.
+        command: String,
+    },
+}
+
+fn main() -> ExitCode {
+    match run(Arguments::parse().command) {
+        Ok(status) => status,
+        Err(error) => {
+            println!("onggi-integration: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// `2G`, `512M` and the forms of the configuration file.
+fn parse_size(text: &str) -> Result<ByteCount, String> {
+    let long = match text.as_bytes().last() {
+        Some(b'K' | b'M' | b'G' | b'T') => format!("{text}iB"),
+        _ => text.to_owned(),
+    };
+    long.parse()
+        .map_err(|error: ByteCountError| error.to_string())
+}
+
+fn serve_cluster(
+    objects: ObjectOptions,
+    separate: bool,
+    suite_users: bool,
+    state: Option<PathBuf>,
+) -> Result<()> {
+    serve::cluster(
+        Cluster {
+            objects,
+            separate,
+            suite_users,
+            state,
+        },
+        |description| println!("{description}"),
+    )
+}
+
+fn run(command: Command) -> Result<ExitCode> {
+    match command {
+        Command::Serve(ServeCommand::Target {
+            size,
+            chap_file,
+            portals,
+            pool,
+            place,
+        }) => {
+            let target = Target {
+                size,
+                chap_file,
+                portals,
+                pool,
+                port: place.port,
+                state: place.state,
+            };
+            serve_target::target(&target, |description| println!("{description}"))?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Serve(ServeCommand::Cluster {
+            nodes,
+            devices,
+            replicas,
+            separate,
+            place,
+        }) => {
+            let objects = ObjectOptions {
+                nodes,
+                devices,
+                replicas,
+                port: place.port,
+            };
+            serve_cluster(objects, separate, false, place.state)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Serve(ServeCommand::SwiftFunctional { place }) => {
+            let objects = ObjectOptions {
+                nodes: 4,
+                devices: 4,
+                replicas: 3,
+                port: place.port,
+            };
+            serve_cluster(objects, false, true, place.state)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Guest(GuestCommand::Start {
+            image,
+            folder,
+            name,
+        }) => {
+            let sockets = Sockets::of(&folder, &name);
+            let disk = folder.join(format!("{name}.disk"));
+            let file = std::fs::File::create(&disk).context("making the guest's disk")?;
+            file.set_len(64 << 20).context("sizing the guest's disk")?;
+            let child = guest::start(&Image::at(&image)?, &sockets, &disk)?;
+            guest::await_boot(&sockets)?;
+            println!("{}", child.id());
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Guest(GuestCommand::Run {
+            folder,
+            name,
+            command,
+        }) => {
+            let answer = guest::run(&Sockets::of(&folder, &name), &command)?;
+            print!("{}", answer.output);
+            Ok(ExitCode::from(answer.status))
+        }
+    }
+}

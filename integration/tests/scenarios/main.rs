@@ -1,0 +1,76 @@
+//! Scenarios with real daemons and clients nobody here wrote, one after another.
+//!
+//! `scenarios [FILTER]` runs those whose name contains FILTER. A scenario that cannot run on this machine says why and
+//! is counted as skipped. The last line is `test result: …` in libtest's form, so that one script sums all runs.
+#![expect(
+    clippy::print_stdout,
+    reason = "a test runner speaks on standard output"
+)]
+
+mod block;
+mod faults;
+mod needs;
+mod object;
+mod served;
+mod target;
+mod tidy;
+
+use anyhow::Result;
+use std::process::ExitCode;
+use std::time::Instant;
+
+/// How a scenario that did not fail ended.
+enum Outcome {
+    Passed,
+    Skipped(String),
+}
+
+type Scenario = (&'static str, fn() -> Result<Outcome>);
+
+fn main() -> ExitCode {
+    let filter = std::env::args()
+        .skip(1)
+        .find(|argument| !argument.starts_with('-'))
+        .unwrap_or_default();
+    let scenarios: Vec<Scenario> = [
+        tidy::SCENARIOS,
+        object::SCENARIOS,
+        block::SCENARIOS,
+        target::SCENARIOS,
+        faults::SCENARIOS,
+    ]
+    .concat();
+    let (mut passed, mut failed, mut skipped, mut filtered) = (0, 0, 0, 0);
+    for (name, scenario) in scenarios {
+        if !name.contains(&filter) {
+            filtered += 1;
+            continue;
+        }
+        let start = Instant::now();
+        let outcome = std::panic::catch_unwind(scenario);
+        let seconds = start.elapsed().as_secs_f32();
+        match outcome {
+            Ok(Ok(Outcome::Passed)) => {
+                passed += 1;
+                println!("test {name} ... ok ({seconds:.1} s)");
+            }
+            Ok(Ok(Outcome::Skipped(reason))) => {
+                skipped += 1;
+                println!("test {name} ... skipped, because {reason}");
+            }
+            Ok(Err(error)) => {
+                failed += 1;
+                println!("test {name} ... FAILED ({seconds:.1} s)\n    {error:#}");
+            }
+            Err(_) => {
+                failed += 1;
+                println!("test {name} ... FAILED ({seconds:.1} s): it panicked");
+            }
+        }
+    }
+    let verdict = if failed == 0 { "ok" } else { "FAILED" };
+    println!(
+        "test result: {verdict}. {passed} passed; {failed} failed; {skipped} ignored; 0 measured; {filtered} filtered out"
+    );
+    ExitCode::from(u8::from(failed != 0))
+}

@@ -1,0 +1,17 @@
+//! A storage node called over HTTP or in this process.
+//!
+//! [`NodeClient`] is the seam: one signed request, one answer. [`Nodes`] gives it types: a method for each thing a node
+//! does, with an answer that tells apart what callers tell apart.
+
+pub mod answer;
+pub mod call;
+pub mod http_client;
+pub mod nodes;
+mod pool;
+pub mod put_stream;
+
+pub use answer::{ContainerAnswer, GetAnswer, InfoAnswer, ListAnswer, WriteAnswer};
+pub use call::{Answer, Body, BodyError, Call, CallBody, CallError, NodeClient, Piece};
+pub use http_client::{HttpClient, Timeouts};
+pub use nodes::Nodes;
+pub use put_stream::PutStream;

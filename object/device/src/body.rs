@@ -1,0 +1,182 @@
+//! Reading bodies: every byte is verified against its chunk's hash before it leaves (O4).
+
+use crate::device::Device;
+use crate::error::DeviceError;
+use crate::key::ObjectKey;
+use crate::large::{self, LargeBody, LargeError};
+use crate::stored::{Location, StoredObject};
+use crate::tables::BODY;
+use bytes::Bytes;
+use onggi_object_model::ByteRange;
+use onggi_object_wire::Root;
+use onggi_object_wire::body::{CHUNK_BYTES, chunk_hash};
+use std::os::unix::fs::FileExt as _;
+
+/// How many chunks are read at once: fewer hops between threads for a long body.
+const CHUNKS_AT_ONCE: u64 = 4;
+
+#[derive(Debug)]
+enum Source {
+    Small(Bytes),
+    Large(LargeBody),
+}
+
+/// A body that is being read, range by range.
+#[derive(Debug)]
+pub struct BodyReader {
+    key: ObjectKey,
+    stored: StoredObject,
+    source: Source,
+    length: u64,
+    /// What is left to read, the next range last.
+    ranges: Vec<ByteRange>,
+}
+
+impl Device {
+    /// Opens the body of an object as [`Device::get_object`] found it. Without ranges, all of it.
+    ///
+    /// # Errors
+    /// When it is damaged (it is then quarantined), or the machine refuses.
+    pub fn open_body(
+        &self,
+        key: &ObjectKey,
+        stored: &StoredObject,
+        ranges: &[ByteRange],
+    ) -> Result<BodyReader, DeviceError> {
+        let damaged = |detail: String| self.damaged(key, stored, detail);
+        let Some(body) = &stored.row.body else {
+            return Err(damaged("a tombstone has no body".to_owned()));
+        };
+        let source = match &stored.location {
+            Location::Inline => {
+                let value = self.reader().get(BODY, &key.bytes())?;
+                let value = value.ok_or_else(|| damaged("its row is missing".to_owned()))?;
+                if Root::of(&value) != body.root {
+                    return Err(damaged("it fails its checksum".to_owned()));
+                }
+                Source::Small(value.into())
+            }
+            Location::File(name) => {
+                let path = large::body_path(self.directory(), name);
+                let opened = large::open(&path, body.length);
+                let opened = opened.map_err(|error| self.large_error(key, stored, error))?;
+                if opened.root != body.root {
+                    return Err(damaged("its hashes are not those of the row".to_owned()));
+                }
+                Source::Large(opened)
+            }
+            Location::Nowhere | Location::Quarantined => {
+                let key = key.text();
+                return Err(DeviceError::Damaged {
+                    key,
+                    detail: "it is quarantined".to_owned(),
+                });
+            }
+        };
+        let whole = ByteRange::new(0, body.length);
+        let mut left: Vec<ByteRange> = if ranges.is_empty() {
+            whole.into_iter().collect()
+        } else {
+            ranges.to_vec()
+        };
+        left.reverse();
+        let length = body.length;
+        Ok(BodyReader {
+            key: *key,
+            stored: stored.clone(),
+            source,
+            length,
+            ranges: left,
+        })
+    }
+
+    fn large_error(
+        &self,
+        key: &ObjectKey,
+        stored: &StoredObject,
+        error: LargeError,
+    ) -> DeviceError {
+        match error {
+            LargeError::Damaged(detail) => self.damaged(key, stored, detail),
+            LargeError::Io(source) => {
+                crate::error::io_at("reading a body on", self.directory())(source)
+            }
+        }
+    }
+
+    /// Quarantines the body and says so.
+    fn damaged(&self, key: &ObjectKey, stored: &StoredObject, detail: String) -> DeviceError {
+        // Between reading the row and its bytes a newer PUT may have taken them away: that is no damage.
+        if let Err(error) = self.quarantine(key, stored, &detail) {
+            tracing::error!(%error, key = key.text(), "a damaged body could not be quarantined");
+        }
+        DeviceError::Damaged {
+            key: key.text(),
+            detail,
+        }
+    }
+}
+
+impl BodyReader {
+    /// The next verified bytes; `None` at the end.
+    ///
+    /// # Errors
+    /// When they are damaged (the body is then quarantined), or the machine refuses.
+    pub fn next(&mut self, device: &Device) -> Result<Option<Bytes>, DeviceError> {
+        let Some(range) = self.ranges.pop() else {
+            return Ok(None);
+        };
+        let chunk_bytes = CHUNK_BYTES as u64;
+        let first_chunk = range.start() / chunk_bytes;
+        let block_start = first_chunk * chunk_bytes;
+        let block_end = (block_start + CHUNKS_AT_ONCE * chunk_bytes).min(self.length);
+        let end = range.end().min(block_end);
+        if let Some(rest) = ByteRange::new(end, range.end()) {
+            self.ranges.push(rest);
+        }
+        // Only the chunks the range touches are read.
+        let block_end = end
+            .div_ceil(chunk_bytes)
+            .saturating_mul(chunk_bytes)
+            .min(self.length);
+        let block = match &self.source {
+            Source::Small(bytes) => {
+                let whole = 0..bytes.len();
+                bytes.slice(whole)
+            }
+            Source::Large(large) => {
+                let read = read_block(large, block_start, block_end, first_chunk);
+                read.map_err(|error| device.large_error(&self.key, &self.stored, error))?
+            }
+        };
+        let block_start = if matches!(self.source, Source::Small(_)) {
+            0
+        } else {
+            block_start
+        };
+        let within = |offset: u64| usize::try_from(offset - block_start).unwrap_or(usize::MAX);
+        Ok(Some(block.slice(within(range.start())..within(end))))
+    }
+}
+
+fn read_block(
+    large: &LargeBody,
+    start: u64,
+    end: u64,
+    first_chunk: u64,
+) -> Result<Bytes, LargeError> {
+    let too_long = || LargeError::Damaged("a chunk past the end".to_owned());
+    let length = usize::try_from(end - start).ok().ok_or_else(too_long)?;
+    let mut block = vec![0; length];
+    large.file.read_exact_at(&mut block, start)?;
+    let first = usize::try_from(first_chunk).ok().ok_or_else(too_long)?;
+    for (index, chunk) in block.chunks(CHUNK_BYTES).enumerate() {
+        if large.hashes.get(first + index) != Some(&chunk_hash(chunk)) {
+            let at = start + (index * CHUNK_BYTES) as u64;
+            return Err(LargeError::Damaged(format!(
+                "the chunk at {at} fails its checksum"
+            )));
+        }
+    }
+    Ok(block.into())
+}

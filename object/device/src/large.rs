@@ -1,0 +1,252 @@
+//! Files of large bodies.
+//!
+//! | offset | bytes | what |
+//! |---|---|---|
+//! | 0 | n | the body, so that it can be sent from its place |
+//! | n | 32 · chunks | the BLAKE3 hash of each 64 KiB chunk |
+//! | | k | the object's key and row, enough to rebuild the index from files alone |
+//! | | 60 | footer: magic 8, version 2, length 8, chunks 4, k 4, zero 2, BLAKE3 of trailer and footer so far 32 |
+//!
+//! The trailer comes last because it is known last. A file is given its name only after all of it is on stable storage
+//! (O3), and its row is written only after the name is.
+
+use crate::error::{DeviceError, io_at};
+use crate::format::{BODIES, INCOMING, QUARANTINE};
+use crate::key::ObjectKey;
+use onggi_common_host::durable;
+use onggi_object_wire::ObjectRow;
+use onggi_object_wire::Root;
+use onggi_object_wire::body::{BodyHash, CHUNK_BYTES};
+use onggi_object_wire::codec::Writer;
+use rustix::fs::{AtFlags, CWD, FallocateFlags, Mode, OFlags};
+use std::fs::File;
+use std::io::{ErrorKind, Write as _};
+use std::os::fd::AsRawFd as _;
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+
+const MAGIC: &[u8; 8] = b"ONGGIBDY";
+const VERSION: u16 = 1;
+const FOOTER_BYTES: usize = 60;
+/// The most bytes of a key and row in a trailer.
+const ROW_BYTES_MAX: u64 = 1 << 20;
+
+/// A body on its way into a file.
+#[derive(Debug)]
+pub(crate) struct Incoming {
+    file: File,
+    /// Its temporary name, where the file system has no unnamed files.
+    name: Option<PathBuf>,
+}
+
+impl Incoming {
+    /// Begins a file on the device. With a length its space is taken now, so that it cannot run out half-way.
+    pub(crate) fn begin(
+        device: &Path,
+        unique: &str,
+        length: Option<u64>,
+    ) -> Result<Self, DeviceError> {
+        let bodies = device.join(BODIES);
+        let mode = Mode::RUSR | Mode::WUSR;
+        let unnamed = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
+        let incoming = match rustix::fs::open(&bodies, unnamed, mode) {
+            Ok(descriptor) => Self {
+                file: descriptor.into(),
+                name: None,
+            },
+            Err(_unsupported) => {
+                let path = device.join(INCOMING).join(unique);
+                let flags = OFlags::CREATE | OFlags::EXCL | OFlags::RDWR | OFlags::CLOEXEC;
+                let descriptor = rustix::fs::open(&path, flags, mode)
+                    .map_err(|errno| io_at("creating", &path)(errno.into()))?;
+                Self {
+                    file: descriptor.into(),
+                    name: Some(path),
+                }
+            }
+        };
+        if let Some(length) = length.filter(|length| *length > 0) {
+            let taken = rustix::fs::fallocate(&incoming.file, FallocateFlags::KEEP_SIZE, 0, length);
+            match taken {
+                // Not every file system can; then the free space was looked at, which is the best there is.
+                Ok(()) | Err(rustix::io::Errno::OPNOTSUPP) => {}
+                Err(errno) => return Err(io_at("taking space on", device)(errno.into())),
+            }
+        }
+        Ok(incoming)
+    }
+
+    pub(crate) fn write(&mut self, device: &Path, bytes: &[u8]) -> Result<(), DeviceError> {
+        self.file
+            .write_all(bytes)
+            .map_err(io_at("writing a body on", device))
+    }
+
+    /// Ends the file, makes it durable and gives it its name.
+    pub(crate) fn finish(
+        mut self,
+        device: &Path,
+        name: &str,
+        trailer: &[u8],
+    ) -> Result<(), DeviceError> {
+        self.write(device, trailer)?;
+        self.file
+            .sync_data()
+            .map_err(io_at("syncing a body on", device))?;
+        let path = body_path(device, name);
+        let linked = match &self.name {
+            None => {
+                let own = format!("/proc/self/fd/{}", self.file.as_raw_fd());
+                rustix::fs::linkat(CWD, own, CWD, &path, AtFlags::SYMLINK_FOLLOW)
+            }
+            Some(temporary) => rustix::fs::linkat(CWD, temporary, CWD, &path, AtFlags::empty()),
+        };
+        linked.map_err(|errno| io_at("naming", &path)(errno.into()))?;
+        let shelf = path.parent().unwrap_or(device);
+        durable::sync_dir(shelf).map_err(|error| io_at("syncing", &error.path)(error.source))
+    }
+}
+
+impl Drop for Incoming {
+    fn drop(&mut self) {
+        if let Some(temporary) = &self.name {
+            // What stays behind is swept at the next start.
+            drop(std::fs::remove_file(temporary));
+        }
+    }
+}
+
+/// The name of a body's file: its key, its moment, and something that no other upload has.
+pub(crate) fn file_name(key: &ObjectKey, unique: &str) -> String {
+    format!("{}.{unique}", key.text())
+}
+
+/// The key a file's name begins with.
+pub(crate) fn key_of(name: &str) -> Option<ObjectKey> {
+    let (key, _) = name.split_once('.')?;
+    let bytes: [u8; crate::key::OBJECT_KEY_BYTES] = onggi_object_wire::head::from_hex(key)?;
+    ObjectKey::from_bytes(&bytes)
+}
+
+/// Where a file of this name is. The shelf is the first byte of the path hash, after four digits of the policy.
+pub(crate) fn body_path(device: &Path, name: &str) -> PathBuf {
+    let shelf = name.get(4..6).unwrap_or("00");
+    device.join(BODIES).join(shelf).join(name)
+}
+
+/// Moves a file that failed its checksums out of the way. It stays for people to look at.
+pub(crate) fn quarantine(device: &Path, name: &str) -> Result<(), DeviceError> {
+    let (from, to) = (body_path(device, name), device.join(QUARANTINE).join(name));
+    match rustix::fs::renameat(CWD, &from, CWD, &to) {
+        Ok(()) | Err(rustix::io::Errno::NOENT) => Ok(()),
+        Err(errno) => Err(io_at("quarantining", &from)(errno.into())),
+    }
+}
+
+pub(crate) fn remove(device: &Path, name: &str) -> Result<(), DeviceError> {
+    let path = body_path(device, name);
+    match std::fs::remove_file(&path) {
+        Ok(()) => Ok(()),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(io_at("removing", &path)(error)),
+    }
+}
+
+/// What follows the body in its file.
+pub(crate) fn trailer(key: &ObjectKey, row: &ObjectRow, hash: &BodyHash) -> Vec<u8> {
+    let mut writer = Writer::new();
+    for chunk in &hash.hashes {
+        writer.raw(chunk);
+    }
+    let hashes_end = writer.len();
+    writer.raw(&key.bytes());
+    row.encode(&mut writer);
+    let row_bytes = writer.len() - hashes_end;
+    writer.raw(MAGIC);
+    writer.u16(VERSION);
+    writer.u64(hash.length);
+    writer.u32(u32::try_from(hash.hashes.len()).unwrap_or(u32::MAX));
+    writer.u32(u32::try_from(row_bytes).unwrap_or(u32::MAX));
+    writer.u16(0);
+    let mut bytes = writer.finish();
+    let checksum = blake3::hash(&bytes);
+    bytes.extend_from_slice(checksum.as_bytes());
+    bytes
+}
+
+/// A large body's file, its trailer read and proven.
+#[derive(Debug)]
+pub(crate) struct LargeBody {
+    pub(crate) file: File,
+    pub(crate) hashes: Vec<[u8; 32]>,
+    pub(crate) root: Root,
+}
+
+/// Why a file is no whole body.
+#[derive(Debug)]
+pub(crate) enum LargeError {
+    /// Its bytes are not what was written.
+    Damaged(String),
+    /// The machine refused.
+    Io(std::io::Error),
+}
+
+impl From<std::io::Error> for LargeError {
+    fn from(error: std::io::Error) -> Self {
+        match error.kind() {
+            ErrorKind::NotFound => Self::Damaged("the file is missing".to_owned()),
+            ErrorKind::UnexpectedEof => Self::Damaged("the file is cut short".to_owned()),
+            _ => Self::Io(error),
+        }
+    }
+}
+
+fn field<const N: usize>(bytes: &[u8], at: usize) -> Result<[u8; N], LargeError> {
+    let part = bytes.get(at..at + N).and_then(|part| part.try_into().ok());
+    part.ok_or_else(|| LargeError::Damaged("the footer is cut short".to_owned()))
+}
+
+/// Opens a body's file and proves its trailer.
+pub(crate) fn open(path: &Path, length: u64) -> Result<LargeBody, LargeError> {
+    let damaged = |detail: &str| LargeError::Damaged(detail.to_owned());
+    let file = File::open(path)?;
+    let file_bytes = file.metadata()?.len();
+    let footer_at = file_bytes
+        .checked_sub(FOOTER_BYTES as u64)
+        .filter(|at| *at >= length)
+        .ok_or_else(|| damaged("the file is cut short"))?;
+    let mut footer = [0; FOOTER_BYTES];
+    file.read_exact_at(&mut footer, footer_at)?;
+    if footer[..8] != *MAGIC || u16::from_be_bytes(field(&footer, 8)?) != VERSION {
+        return Err(damaged("the footer is of no known version"));
+    }
+    let count = u64::from(u32::from_be_bytes(field(&footer, 18)?));
+    let row_bytes = u64::from(u32::from_be_bytes(field(&footer, 22)?));
+    let fits = u64::from_be_bytes(field(&footer, 10)?) == length
+        && count == length.div_ceil(CHUNK_BYTES as u64)
+        && row_bytes <= ROW_BYTES_MAX
+        && footer_at == length + count * 32 + row_bytes;
+    if !fits {
+        return Err(damaged("the footer does not fit the row"));
+    }
+    let trailer_bytes = usize::try_from(count * 32 + row_bytes);
+    let mut trailer = vec![
+        0;
+        trailer_bytes
+            .ok()
+            .ok_or_else(|| damaged("the trailer is too long"))?
+    ];
+    file.read_exact_at(&mut trailer, length)?;
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(&trailer).update(&footer[..FOOTER_BYTES - 32]);
+    if hasher.finalize().as_bytes() != &footer[FOOTER_BYTES - 32..] {
+        return Err(damaged("the trailer fails its checksum"));
+    }
+    let hashes: Vec<[u8; 32]> = trailer
+        .chunks_exact(32)
+        .take(usize::try_from(count).unwrap_or(0))
+        .map(|hash| hash.try_into().unwrap_or([0; 32]))
+        .collect();
+    let root = Root::of_chunks(length, &hashes);
+    Ok(LargeBody { file, hashes, root })
+}

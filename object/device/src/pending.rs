@@ -1,0 +1,157 @@
+//! What other devices still have to be told: written with the change itself, so that no crash forgets it.
+
+use crate::device::Device;
+use crate::error::DeviceError;
+use crate::key::{ObjectKey, RosterKey};
+use crate::roster_row::RosterRow;
+use crate::tables::PENDING;
+use onggi_common_meta::KeyRange;
+use onggi_common_meta::local::{Batch, Durability, Limit, Order};
+use onggi_object_model::{AccountName, ContainerName, ContainerPath, ObjectRecord};
+use onggi_object_wire::codec::{CodecError, Reader, Writer};
+use onggi_object_wire::rows::Record as _;
+
+const OBJECT: u8 = b'o';
+const ROSTER: u8 = b'c';
+const VERSION: u8 = 1;
+const WHAT: &str = "a pending row";
+
+/// A container still has to be told about an object.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PendingObject {
+    /// The object.
+    pub key: ObjectKey,
+    /// Its container.
+    pub container: ContainerPath,
+    /// What to tell.
+    pub record: ObjectRecord,
+}
+
+impl PendingObject {
+    fn value(&self) -> Vec<u8> {
+        let mut writer = Writer::new();
+        writer.u8(VERSION);
+        writer.text(self.container.account.as_str());
+        writer.text(self.container.container.as_str());
+        self.record.encode(&mut writer);
+        writer.finish()
+    }
+
+    pub(crate) fn stage(&self, batch: &mut Batch) {
+        batch.put(PENDING, object_key(&self.key), self.value());
+    }
+}
+
+fn object_key(key: &ObjectKey) -> Vec<u8> {
+    [&[OBJECT], key.bytes().as_slice()].concat()
+}
+
+fn roster_key(key: &RosterKey) -> Vec<u8> {
+    [&[ROSTER], key.bytes().as_slice()].concat()
+}
+
+fn decode(key: &[u8], value: &[u8]) -> Result<PendingObject, CodecError> {
+    let malformed = CodecError::Malformed { what: WHAT };
+    let key = key.strip_prefix(&[OBJECT]).and_then(ObjectKey::from_bytes);
+    let key = key.ok_or_else(|| malformed.clone())?;
+    let mut reader = Reader::new(value);
+    reader.version(WHAT, VERSION)?;
+    let account = AccountName::new(reader.text(WHAT)?)
+        .ok()
+        .ok_or_else(|| malformed.clone())?;
+    let container = ContainerName::new(reader.text(WHAT)?)
+        .ok()
+        .ok_or(malformed)?;
+    let record = ObjectRecord::decode(&mut reader)?;
+    reader.end(WHAT)?;
+    Ok(PendingObject {
+        key,
+        container: ContainerPath { account, container },
+        record,
+    })
+}
+
+/// Marks in the batch that a container's account has to be told.
+pub(crate) fn stage_roster(batch: &mut Batch, key: &RosterKey) {
+    batch.put(PENDING, roster_key(key), vec![VERSION]);
+}
+
+impl Device {
+    /// The next pending rows of objects after a key, at most so many.
+    ///
+    /// # Errors
+    /// When the store cannot answer.
+    pub fn pending_objects(
+        &self,
+        after: Option<&ObjectKey>,
+        limit: usize,
+    ) -> Result<Vec<PendingObject>, DeviceError> {
+        let range = KeyRange::prefix([OBJECT]);
+        let range = after.map_or_else(|| range.clone(), |key| range.resume_after(&object_key(key)));
+        let page = self
+            .reader()
+            .scan(PENDING, &range, Order::Ascending, Limit::rows(limit))?;
+        let rows = page.rows.iter().map(|row| decode(&row.key, &row.value));
+        Ok(rows.collect::<Result<_, _>>()?)
+    }
+
+    /// The containers whose accounts have to be told, at most so many after a key.
+    ///
+    /// # Errors
+    /// When the store cannot answer.
+    pub fn pending_containers(
+        &self,
+        after: Option<&RosterKey>,
+        limit: usize,
+    ) -> Result<Vec<RosterKey>, DeviceError> {
+        let range = KeyRange::prefix([ROSTER]);
+        let range = after.map_or_else(|| range.clone(), |key| range.resume_after(&roster_key(key)));
+        let page = self
+            .reader()
+            .scan(PENDING, &range, Order::Ascending, Limit::rows(limit))?;
+        let keys = page
+            .rows
+            .iter()
+            .filter_map(|row| RosterKey::from_bytes(row.key.get(1..)?));
+        Ok(keys.collect())
+    }
+
+    /// The containers were told: their pending rows go, unless a newer one has taken the place meanwhile.
+    ///
+    /// # Errors
+    /// When the store refuses.
+    pub fn forget_pending_objects(&self, told: &[PendingObject]) -> Result<(), DeviceError> {
+        for pending in told {
+            let guard = self.stripes().lock(pending.key.slot());
+            let key = object_key(&pending.key);
+            if self.reader().get(PENDING, &key)? == Some(pending.value()) {
+                let mut batch = Batch::new();
+                batch.delete(PENDING, key);
+                // When a power cut brings it back, the container is told once more, which changes nothing.
+                self.store().write(&batch, Durability::Lazy)?;
+            }
+            drop(guard);
+        }
+        Ok(())
+    }
+
+    /// The account was told about a container as this row has it: its pending row goes, unless it has changed meanwhile.
+    ///
+    /// # Errors
+    /// When the store refuses.
+    pub fn forget_pending_container(
+        &self,
+        key: &RosterKey,
+        told: &RosterRow,
+    ) -> Result<(), DeviceError> {
+        let guard = self.stripes().lock(key.slot());
+        let row = self.roster(key)?;
+        if row.is_none_or(|row| row.told() == told.told()) {
+            let mut batch = Batch::new();
+            batch.delete(PENDING, roster_key(key));
+            self.store().write(&batch, Durability::Lazy)?;
+        }
+        drop(guard);
+        Ok(())
+    }
+}

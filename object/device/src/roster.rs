@@ -1,0 +1,447 @@
+//! Containers and accounts: their rows, records, change logs and sync points.
+//!
+//! A record is stored with the sequence number of its last change; the change log holds one entry per record, under that
+//! number. So what a peer lacks since its sync point is one range of the log.
+
+use crate::device::{Device, snapshot};
+use crate::digests::Part;
+use crate::error::DeviceError;
+use crate::key::{RosterKey, RosterKind, unit_range};
+use crate::pending;
+use crate::roster_row::RosterRow;
+use crate::tables::{CHANGE, RECORD, ROSTER, SYNC};
+use core::ops::ControlFlow;
+use onggi_common_meta::KeyRange;
+use onggi_common_meta::local::{Batch, Durability, Limit, Order};
+use onggi_common_meta::table;
+use onggi_common_units::Timestamp;
+use onggi_object_wire::codec::{CodecError, Reader, Writer};
+use onggi_object_wire::digest::SLOT_BITS;
+use onggi_object_wire::replication::{KeySum, Run};
+use onggi_object_wire::rows::Record;
+use onggi_object_wire::{Digest, Slot};
+
+/// What a change of a roster did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Changed {
+    /// The row as it was, if there was one.
+    pub before: Option<RosterRow>,
+    /// The row as it is now.
+    pub after: RosterRow,
+}
+
+impl Changed {
+    /// Whether it was there before.
+    #[must_use]
+    pub fn was_there(&self) -> bool {
+        self.before.as_ref().is_some_and(RosterRow::exists)
+    }
+}
+
+/// What a change decides to do.
+pub enum Decision {
+    /// Write the row as it was changed.
+    Write,
+    /// Leave everything as it is.
+    Leave,
+}
+
+pub(crate) fn encode_record<R: Record>(record: &R, sequence: u64) -> Vec<u8> {
+    let mut writer = Writer::new();
+    writer.u64(sequence);
+    record.encode(&mut writer);
+    writer.finish()
+}
+
+pub(crate) fn decode_record<R: Record>(bytes: &[u8]) -> Result<(R, u64), CodecError> {
+    let mut reader = Reader::new(bytes);
+    let sequence = reader.u64(R::NAME)?;
+    let record = R::decode(&mut reader)?;
+    reader.end(R::NAME)?;
+    Ok((record, sequence))
+}
+
+fn roster_digest(key: &RosterKey, row: &RosterRow) -> Digest {
+    let mut writer = Writer::new();
+    writer.raw(&key.bytes());
+    writer.u128(row.digest().value());
+    Digest::of(&writer.finish())
+}
+
+fn part(key: &RosterKey, row: &RosterRow) -> Part {
+    Part {
+        day: 0,
+        digest: roster_digest(key, row),
+    }
+}
+
+impl Device {
+    /// The row of a container or account, if there is one; also of a deleted one.
+    ///
+    /// # Errors
+    /// When the store cannot answer, or the row is damaged.
+    pub fn roster(&self, key: &RosterKey) -> Result<Option<RosterRow>, DeviceError> {
+        let bytes = self.reader().get(ROSTER, &key.bytes())?;
+        Ok(bytes.map(|bytes| table::decode(&bytes)).transpose()?)
+    }
+
+    /// Changes the row of a container or account in one step. `change` gets the row as it is (`blank` when there is
+    /// none) and decides. A container that was changed has its account told.
+    ///
+    /// # Errors
+    /// When there is no space, or the store refuses.
+    pub fn change_roster(
+        &self,
+        key: &RosterKey,
+        blank: RosterRow,
+        change: impl FnOnce(&mut RosterRow) -> Decision,
+    ) -> Result<Changed, DeviceError> {
+        self.space().check_small(crate::space::BATCH_BYTES)?;
+        let _guard = self.stripes().lock(key.slot());
+        let before = self.roster(key)?;
+        let mut after = before.clone().unwrap_or(blank);
+        match change(&mut after) {
+            Decision::Leave => Ok(Changed {
+                after: before.clone().unwrap_or(after),
+                before,
+            }),
+            Decision::Write => {
+                self.write_roster(key, before.as_ref(), &after, Batch::new())?;
+                Ok(Changed { before, after })
+            }
+        }
+    }
+
+    fn write_roster(
+        &self,
+        key: &RosterKey,
+        before: Option<&RosterRow>,
+        after: &RosterRow,
+        mut batch: Batch,
+    ) -> Result<(), DeviceError> {
+        batch.put(ROSTER, key.bytes(), table::encode(after));
+        if key.kind == RosterKind::Container && before.map(RosterRow::told) != Some(after.told()) {
+            pending::stage_roster(&mut batch, key);
+        }
+        let digests = self.digest_table();
+        let old = before.map(|row| part(key, row));
+        let scope = key.kind.scope();
+        let change = digests.stage(&mut batch, scope, key.slot(), old, Some(part(key, after)));
+        self.store().write(&batch, Durability::Synced)?;
+        digests.keep(change);
+        Ok(())
+    }
+
+    /// Merges records into a roster, all of them in one batch, and the row of a peer's copy if there is one. `None` when
+    /// there is no such roster and no row to begin it with.
+    ///
+    /// # Errors
+    /// When there is no space, or the store refuses.
+    pub fn merge_records<R: Record>(
+        &self,
+        key: &RosterKey,
+        theirs: Option<&RosterRow>,
+        records: &[R],
+    ) -> Result<Option<RosterRow>, DeviceError> {
+        self.space().check_small(crate::space::BATCH_BYTES)?;
+        let _guard = self.stripes().lock(key.slot());
+        let before = self.roster(key)?;
+        let Some(mut row) = before.clone().or_else(|| {
+            theirs.map(|theirs| RosterRow::new(theirs.account.clone(), theirs.container.clone()))
+        }) else {
+            return Ok(None);
+        };
+        // A deleted container takes no news from objects: it is not there for those who put them.
+        if theirs.is_none() && !row.exists() {
+            return Ok(None);
+        }
+        let mut is_changed = before.is_none();
+        if let Some(theirs) = theirs {
+            is_changed |= row.merge(theirs);
+        }
+        let mut batch = Batch::new();
+        let mut merged = Merger {
+            device: self,
+            key,
+            row: &mut row,
+            batch: &mut batch,
+        };
+        for record in one_per_name(records) {
+            is_changed |= merged.merge(record)?;
+        }
+        if is_changed {
+            self.write_roster(key, before.as_ref(), &row, batch)?;
+        }
+        Ok(Some(row))
+    }
+
+    /// One record of a roster.
+    ///
+    /// # Errors
+    /// When the store cannot answer, or the record is damaged.
+    pub fn record<R: Record>(&self, key: &RosterKey, name: &str) -> Result<Option<R>, DeviceError> {
+        let bytes = self.reader().get(RECORD, &key.record(name))?;
+        let record = bytes.map(|bytes| decode_record(&bytes)).transpose()?;
+        Ok(record.map(|(record, _)| record))
+    }
+
+    /// The next records changed after a sequence number, at most so many, and the number of the last of them.
+    ///
+    /// # Errors
+    /// When the store cannot answer, or a record is damaged.
+    pub fn changes<R: Record>(
+        &self,
+        key: &RosterKey,
+        after: u64,
+        limit: usize,
+    ) -> Result<(Vec<R>, u64), DeviceError> {
+        let view = snapshot(self);
+        let range = KeyRange::prefix(key.bytes()).resume_after(&key.change(after));
+        let page = view.scan(CHANGE, &range, Order::Ascending, Limit::rows(limit))?;
+        let mut last = after;
+        let mut records = Vec::with_capacity(page.rows.len());
+        for entry in &page.rows {
+            let malformed = CodecError::Malformed {
+                what: "a change log's entry",
+            };
+            let name = core::str::from_utf8(&entry.value)
+                .ok()
+                .ok_or_else(|| malformed.clone())?;
+            if let Some(bytes) = view.get(RECORD, &key.record(name))? {
+                records.push(decode_record(&bytes)?.0);
+            }
+            let sequence = entry.key.last_chunk::<8>().copied().ok_or(malformed)?;
+            last = u64::from_be_bytes(sequence);
+        }
+        Ok((records, last))
+    }
+
+    /// How far of the change log a peer is known to have.
+    ///
+    /// # Errors
+    /// When the store cannot answer.
+    pub fn sync_point(&self, key: &RosterKey, peer: &[u8; 16]) -> Result<u64, DeviceError> {
+        let bytes = self.reader().get(SYNC, &key.sync(peer))?;
+        let point = bytes
+            .as_deref()
+            .and_then(|bytes| <[u8; 8]>::try_from(bytes).ok());
+        Ok(point.map_or(0, u64::from_be_bytes))
+    }
+
+    /// Remembers how far of the change log a peer has. Forgetting it only costs work.
+    ///
+    /// # Errors
+    /// When the store refuses.
+    pub fn set_sync_point(
+        &self,
+        key: &RosterKey,
+        peer: &[u8; 16],
+        sequence: u64,
+    ) -> Result<(), DeviceError> {
+        let mut batch = Batch::new();
+        batch.put(SYNC, key.sync(peer), sequence.to_be_bytes());
+        Ok(self.store().write(&batch, Durability::Lazy)?)
+    }
+
+    /// The rosters of a slot, as comparisons send them.
+    ///
+    /// # Errors
+    /// When the store cannot answer, or a row is damaged.
+    pub fn roster_keys(&self, kind: RosterKind, slot: Slot) -> Result<Vec<KeySum>, DeviceError> {
+        let range = unit_range(kind.scope(), slot.number(), SLOT_BITS);
+        let page = self
+            .reader()
+            .scan(ROSTER, &range, Order::Ascending, Limit::rows(usize::MAX))?;
+        let mut keys = Vec::with_capacity(page.rows.len());
+        for entry in page.rows {
+            let Some(key) = RosterKey::from_bytes(&entry.key) else {
+                continue;
+            };
+            let row: RosterRow = table::decode(&entry.value)?;
+            keys.push(KeySum {
+                hash: *key.hash.as_bytes(),
+                fragment: onggi_object_wire::object::WHOLE,
+                digest: roster_digest(&key, &row),
+                timestamps: [Timestamp::ZERO; 3],
+            });
+        }
+        Ok(keys)
+    }
+
+    /// The digests of a roster's records in runs of at most so many.
+    ///
+    /// # Errors
+    /// When the store cannot answer, or a record is damaged.
+    pub fn record_runs<R: Record>(
+        &self,
+        key: &RosterKey,
+        run_length: usize,
+    ) -> Result<Vec<Run>, DeviceError> {
+        let mut runs = Vec::new();
+        let mut sum = Digest::EMPTY;
+        let mut count = 0;
+        self.visit_records::<R>(key, None, None, &mut |record| {
+            sum += record.digest();
+            count += 1;
+            if count == run_length {
+                runs.push(Run {
+                    last: Some(record.name().to_owned()),
+                    digest: sum,
+                });
+                (sum, count) = (Digest::EMPTY, 0);
+            }
+        })?;
+        runs.push(Run {
+            last: None,
+            digest: sum,
+        });
+        Ok(runs)
+    }
+
+    /// The digest of the records after a name, up to and with another.
+    ///
+    /// # Errors
+    /// When the store cannot answer, or a record is damaged.
+    pub fn run_digest<R: Record>(
+        &self,
+        key: &RosterKey,
+        after: Option<&str>,
+        last: Option<&str>,
+    ) -> Result<Digest, DeviceError> {
+        let mut sum = Digest::EMPTY;
+        self.visit_records::<R>(key, after, last, &mut |record| sum += record.digest())?;
+        Ok(sum)
+    }
+
+    /// Shows the records after a name, up to and with another.
+    ///
+    /// # Errors
+    /// When the store cannot answer, or a record is damaged.
+    pub fn visit_records<R: Record>(
+        &self,
+        key: &RosterKey,
+        after: Option<&str>,
+        last: Option<&str>,
+        visitor: &mut dyn FnMut(&R),
+    ) -> Result<(), DeviceError> {
+        let all = KeyRange::prefix(key.record_prefix());
+        let from = after.map_or_else(|| all.clone(), |name| all.resume_after(&key.record(name)));
+        let mut failed = None;
+        let prefix_bytes = key.record_prefix().len();
+        self.reader()
+            .visit(RECORD, &from, Order::Ascending, &mut |stored_key, value| {
+                if last.is_some_and(|last| stored_key.get(prefix_bytes..) > Some(last.as_bytes())) {
+                    return ControlFlow::Break(());
+                }
+                match decode_record::<R>(value) {
+                    Ok((record, _)) => {
+                        visitor(&record);
+                        ControlFlow::Continue(())
+                    }
+                    Err(error) => {
+                        failed = Some(error);
+                        ControlFlow::Break(())
+                    }
+                }
+            })?;
+        failed.map_or(Ok(()), |error| Err(error.into()))
+    }
+
+    /// Drops a handoff's copy of a roster, if it still has this digest, which every primary has (O5).
+    ///
+    /// # Errors
+    /// When the store refuses.
+    pub fn drop_roster(&self, key: &RosterKey, digest: Digest) -> Result<bool, DeviceError> {
+        let _guard = self.stripes().lock(key.slot());
+        let Some(row) = self
+            .roster(key)?
+            .filter(|row| roster_digest(key, row) == digest)
+        else {
+            return Ok(false);
+        };
+        let mut batch = Batch::new();
+        batch.delete(ROSTER, key.bytes());
+        for table in [RECORD, CHANGE, SYNC] {
+            batch.delete_range(table, KeyRange::prefix(key.bytes()));
+        }
+        let digests = self.digest_table();
+        let scope = key.kind.scope();
+        let change = digests.stage(&mut batch, scope, key.slot(), Some(part(key, &row)), None);
+        self.store().write(&batch, Durability::Synced)?;
+        digests.keep(change);
+        Ok(true)
+    }
+}
+
+/// The records with those of one name merged, so that a batch writes each once.
+fn one_per_name<R: Record>(records: &[R]) -> Vec<R> {
+    let mut sorted: Vec<R> = records.to_vec();
+    sorted.sort_by(|a, b| a.name().cmp(b.name()));
+    let mut unique: Vec<R> = Vec::with_capacity(sorted.len());
+    for record in sorted {
+        match unique.last_mut() {
+            Some(last) if last.name() == record.name() => {
+                last.merge(&record);
+            }
+            Some(_) | None => unique.push(record),
+        }
+    }
+    unique
+}
+
+/// Merges records into a row's totals and a batch.
+struct Merger<'a> {
+    device: &'a Device,
+    key: &'a RosterKey,
+    row: &'a mut RosterRow,
+    batch: &'a mut Batch,
+}
+
+impl Merger<'_> {
+    fn merge<R: Record>(&mut self, record: R) -> Result<bool, DeviceError> {
+        let stored_key = self.key.record(record.name());
+        let old = self.device.reader().get(RECORD, &stored_key)?;
+        let old: Option<(R, u64)> = old.map(|bytes| decode_record(&bytes)).transpose()?;
+        let mut merged = old
+            .as_ref()
+            .map_or_else(|| record.clone(), |(old, _)| old.clone());
+        if old.is_some() && !merged.merge(&record) {
+            return Ok(false);
+        }
+        if let Some((old, sequence)) = &old {
+            self.count(old, false);
+            self.batch.delete(CHANGE, self.key.change(*sequence));
+        }
+        self.count(&merged, true);
+        let sequence = self.row.next_sequence;
+        self.row.next_sequence = sequence.saturating_add(1);
+        self.batch
+            .put(CHANGE, self.key.change(sequence), merged.name().as_bytes());
+        self.batch
+            .put(RECORD, stored_key, encode_record(&merged, sequence));
+        Ok(true)
+    }
+
+    fn count<R: Record>(&mut self, record: &R, is_in: bool) {
+        let row = &mut *self.row;
+        if is_in {
+            row.records_digest += record.digest();
+        } else {
+            row.records_digest -= record.digest();
+        }
+        if !record.is_live() {
+            return;
+        }
+        let (objects, bytes) = record.weight();
+        let add = |total: u64, part: u64| {
+            if is_in {
+                total.saturating_add(part)
+            } else {
+                total.saturating_sub(part)
+            }
+        };
+        row.live_count = add(row.live_count, 1);
+        row.object_count = add(row.object_count, objects);
+        row.bytes_used = add(row.bytes_used, bytes);
+    }
+}

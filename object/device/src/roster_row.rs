@@ -1,0 +1,330 @@
+//! The row of a container or account: its own state, and the totals over its records.
+
+use onggi_common_meta::table::{PayloadError, Record};
+use onggi_common_units::Timestamp;
+use onggi_object_model::{
+    AccountInfo, AccountName, ContainerInfo, ContainerName, ContainerPath, ContainerRecord,
+    PolicyIndex, StampedMetadata, StampedValue,
+};
+use onggi_object_wire::Digest;
+use onggi_object_wire::codec::{CodecError, Reader, Writer};
+use onggi_object_wire::merge::CountedContainer;
+use onggi_object_wire::replication::RosterInfo;
+
+const WHAT: &str = "a roster row";
+
+/// A container or an account.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RosterRow {
+    /// The account, or the container's account.
+    pub account: AccountName,
+    /// The container; `None` for an account.
+    pub container: Option<ContainerName>,
+    /// When it was made.
+    pub put_timestamp: Timestamp,
+    /// When it was deleted last.
+    pub delete_timestamp: Timestamp,
+    /// The policy of a container's objects.
+    pub policy: PolicyIndex,
+    /// When the policy was chosen.
+    pub policy_timestamp: Timestamp,
+    /// Its metadata.
+    pub metadata: StampedMetadata,
+    /// Records that are listed.
+    pub live_count: u64,
+    /// Objects they count.
+    pub object_count: u64,
+    /// Bytes they count.
+    pub bytes_used: u64,
+    /// The digest over its records.
+    pub records_digest: Digest,
+    /// The number the next change gets in its log.
+    pub next_sequence: u64,
+}
+
+impl RosterRow {
+    /// A row that was never put.
+    #[must_use]
+    pub fn new(account: AccountName, container: Option<ContainerName>) -> Self {
+        Self {
+            account,
+            container,
+            put_timestamp: Timestamp::ZERO,
+            delete_timestamp: Timestamp::ZERO,
+            policy: PolicyIndex::default(),
+            policy_timestamp: Timestamp::ZERO,
+            metadata: StampedMetadata::default(),
+            live_count: 0,
+            object_count: 0,
+            bytes_used: 0,
+            records_digest: Digest::EMPTY,
+            next_sequence: 1,
+        }
+    }
+
+    /// Whether it is there, and not deleted since.
+    #[must_use]
+    pub fn exists(&self) -> bool {
+        self.put_timestamp > self.delete_timestamp
+    }
+
+    /// What a container's readers see.
+    #[must_use]
+    pub fn container_info(&self) -> ContainerInfo {
+        ContainerInfo {
+            put_timestamp: self.put_timestamp,
+            delete_timestamp: self.delete_timestamp,
+            object_count: self.object_count,
+            bytes_used: self.bytes_used,
+            policy: self.policy,
+            metadata: self.metadata.clone(),
+        }
+    }
+
+    /// What an account's readers see.
+    #[must_use]
+    pub fn account_info(&self) -> AccountInfo {
+        AccountInfo {
+            put_timestamp: self.put_timestamp,
+            container_count: self.live_count,
+            object_count: self.object_count,
+            bytes_used: self.bytes_used,
+            metadata: self.metadata.clone(),
+        }
+    }
+
+    /// The container's path, when it is one.
+    #[must_use]
+    pub fn container_path(&self) -> Option<ContainerPath> {
+        let container = self.container.clone()?;
+        Some(ContainerPath {
+            account: self.account.clone(),
+            container,
+        })
+    }
+
+    /// What a container's account is told about it.
+    #[must_use]
+    pub const fn told(&self) -> (Timestamp, Timestamp, u64, u64) {
+        (
+            self.put_timestamp,
+            self.delete_timestamp,
+            self.object_count,
+            self.bytes_used,
+        )
+    }
+
+    /// A container's record for its account, with totals counted at this moment. `None` for an account.
+    #[must_use]
+    pub fn record(&self, counted_at: Timestamp) -> Option<CountedContainer> {
+        let record = ContainerRecord {
+            name: self.container.clone()?,
+            put_timestamp: self.put_timestamp,
+            delete_timestamp: self.delete_timestamp,
+            object_count: self.object_count,
+            bytes_used: self.bytes_used,
+        };
+        Some(CountedContainer { record, counted_at })
+    }
+
+    /// What peers are told about it.
+    #[must_use]
+    pub fn roster_info(&self) -> RosterInfo {
+        match self.container_path() {
+            Some(path) => RosterInfo::Container {
+                path,
+                info: self.container_info(),
+            },
+            None => RosterInfo::Account {
+                account: self.account.clone(),
+                info: self.account_info(),
+                delete_timestamp: self.delete_timestamp,
+            },
+        }
+    }
+
+    /// The digest over it and its records: equal on two devices when nothing is left to tell.
+    #[must_use]
+    pub fn digest(&self) -> Digest {
+        let mut writer = Writer::new();
+        writer.timestamp(self.put_timestamp);
+        writer.timestamp(self.delete_timestamp);
+        writer.u16(self.policy.get());
+        write_metadata(&mut writer, &self.metadata);
+        Digest::of(&writer.finish()) + self.records_digest
+    }
+
+    /// Takes what is newer of another replica's row. The policy chosen first stays: objects may be under it already.
+    /// True when anything changed.
+    pub fn merge(&mut self, other: &Self) -> bool {
+        let before = (self.digest(), self.policy_timestamp);
+        // A container made again after a deletion may have another policy.
+        let (ours_alive, theirs_alive) = (self.exists(), other.exists());
+        let first = (other.policy_timestamp, other.policy) < (self.policy_timestamp, self.policy);
+        let never = self.policy_timestamp == Timestamp::ZERO;
+        let again = !ours_alive && other.policy_timestamp > self.policy_timestamp;
+        if theirs_alive && (never || again || (ours_alive && first)) {
+            self.policy = other.policy;
+            self.policy_timestamp = other.policy_timestamp;
+        }
+        self.put_timestamp = self.put_timestamp.max(other.put_timestamp);
+        self.delete_timestamp = self.delete_timestamp.max(other.delete_timestamp);
+        self.metadata.merge(&other.metadata);
+        before != (self.digest(), self.policy_timestamp)
+    }
+
+    /// A row as a peer told it, to be merged.
+    #[must_use]
+    pub fn from_info(info: RosterInfo) -> Self {
+        match info {
+            RosterInfo::Container { path, info } => Self {
+                put_timestamp: info.put_timestamp,
+                delete_timestamp: info.delete_timestamp,
+                policy: info.policy,
+                policy_timestamp: info.put_timestamp,
+                metadata: info.metadata,
+                ..Self::new(path.account, Some(path.container))
+            },
+            RosterInfo::Account {
+                account,
+                info,
+                delete_timestamp,
+            } => Self {
+                put_timestamp: info.put_timestamp,
+                delete_timestamp,
+                policy_timestamp: info.put_timestamp,
+                metadata: info.metadata,
+                ..Self::new(account, None)
+            },
+        }
+    }
+}
+
+fn write_metadata(writer: &mut Writer, metadata: &StampedMetadata) {
+    let items: Vec<(&str, &StampedValue)> = metadata.stamped().collect();
+    writer.u32(u32::try_from(items.len()).unwrap_or(u32::MAX));
+    for (name, item) in items {
+        writer.text(name);
+        writer.timestamp(item.timestamp);
+        writer.text(&item.value);
+    }
+}
+
+fn read_metadata(reader: &mut Reader<'_>) -> Result<StampedMetadata, CodecError> {
+    let mut metadata = StampedMetadata::default();
+    for _ in 0..reader.count(WHAT, 24)? {
+        let name = reader.text(WHAT)?;
+        let timestamp = reader.timestamp(WHAT)?;
+        metadata.insert(
+            name,
+            StampedValue {
+                timestamp,
+                value: reader.text(WHAT)?,
+            },
+        );
+    }
+    Ok(metadata)
+}
+
+impl Record for RosterRow {
+    const NAME: &'static str = "roster";
+    const VERSION: u16 = 1;
+
+    fn encode_payload(&self, payload: &mut Vec<u8>) {
+        let mut writer = Writer::new();
+        writer.text(self.account.as_str());
+        // No container has an empty name.
+        writer.text(self.container.as_ref().map_or("", ContainerName::as_str));
+        writer.timestamp(self.put_timestamp);
+        writer.timestamp(self.delete_timestamp);
+        writer.u16(self.policy.get());
+        writer.timestamp(self.policy_timestamp);
+        write_metadata(&mut writer, &self.metadata);
+        writer.u64(self.live_count);
+        writer.u64(self.object_count);
+        writer.u64(self.bytes_used);
+        writer.u128(self.records_digest.value());
+        writer.u64(self.next_sequence);
+        payload.extend_from_slice(&writer.finish());
+    }
+
+    fn decode_payload(version: u16, payload: &[u8]) -> Result<Option<Self>, PayloadError> {
+        if version != Self::VERSION {
+            return Ok(None);
+        }
+        let row = read(&mut Reader::new(payload));
+        row.map(Some).map_err(|error| PayloadError {
+            detail: error.to_string(),
+        })
+    }
+}
+
+fn read(reader: &mut Reader<'_>) -> Result<RosterRow, CodecError> {
+    let malformed = CodecError::Malformed { what: WHAT };
+    let account = AccountName::new(reader.text(WHAT)?)
+        .ok()
+        .ok_or_else(|| malformed.clone())?;
+    let container = match reader.text(WHAT)? {
+        name if name.is_empty() => None,
+        name => Some(ContainerName::new(name).ok().ok_or(malformed)?),
+    };
+    let row = RosterRow {
+        account,
+        container,
+        put_timestamp: reader.timestamp(WHAT)?,
+        delete_timestamp: reader.timestamp(WHAT)?,
+        policy: PolicyIndex::new(reader.u16(WHAT)?),
+        policy_timestamp: reader.timestamp(WHAT)?,
+        metadata: read_metadata(reader)?,
+        live_count: reader.u64(WHAT)?,
+        object_count: reader.u64(WHAT)?,
+        bytes_used: reader.u64(WHAT)?,
+        records_digest: Digest::from_value(reader.u128(WHAT)?),
+        next_sequence: reader.u64(WHAT)?,
+    };
+    (*reader).end(WHAT)?;
+    Ok(row)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use onggi_common_meta::table;
+
+    fn row() -> RosterRow {
+        let at = |ticks| Timestamp::from_ticks(ticks).unwrap();
+        let mut row = RosterRow::new("AUTH_a".parse().unwrap(), Some("c".parse().unwrap()));
+        row.put_timestamp = at(2);
+        row.delete_timestamp = at(1);
+        row.metadata.insert(
+            "x-container-meta-jar",
+            StampedValue {
+                timestamp: at(2),
+                value: "brown".to_owned(),
+            },
+        );
+        row.live_count = 3;
+        row
+    }
+
+    #[test]
+    fn a_roster_row_keeps_its_golden_bytes() {
+        let bytes = table::encode(&row());
+        let golden = include_str!("../golden/roster-row-1.hex").trim();
+        assert_eq!(onggi_object_wire::head::to_hex(&bytes), golden);
+        assert_eq!(table::decode::<RosterRow>(&bytes).unwrap(), row());
+    }
+
+    #[test]
+    fn totals_are_each_replicas_own_affair() {
+        let mut ours = row();
+        let mut theirs = row();
+        theirs.live_count = 9;
+        assert!(!ours.merge(&theirs));
+        assert_eq!(ours.digest(), theirs.digest());
+        theirs.delete_timestamp = Timestamp::from_ticks(5).unwrap();
+        assert!(ours.merge(&theirs));
+        assert!(!ours.exists());
+        assert_eq!(ours.live_count, 3);
+    }
+}

@@ -1,0 +1,107 @@
+//! A body on its way onto the device: small ones gather in memory, large ones go to a file.
+
+use crate::device::Device;
+use crate::error::DeviceError;
+use crate::key::ObjectKey;
+use crate::large::{self, Incoming};
+use onggi_common_units::ByteCount;
+use onggi_object_wire::ChunkHasher;
+use onggi_object_wire::body::BodyHash;
+
+/// The largest body kept in RocksDB.
+pub const SMALL_BYTES_MAX: usize = 64 << 10;
+/// After so many bytes of unknown length the free space is looked at again.
+const SPACE_CHECK_BYTES: u64 = 8 << 20;
+
+/// A body under way. Dropping it gives it up.
+#[derive(Debug)]
+pub struct Upload {
+    key: ObjectKey,
+    small: Vec<u8>,
+    large: Option<Incoming>,
+    hasher: ChunkHasher,
+    length: Option<u64>,
+    unique: String,
+    checked_at: u64,
+}
+
+/// A body that came whole. It is on the device only once its row is merged.
+#[derive(Debug)]
+pub struct Finished {
+    pub(crate) key: ObjectKey,
+    pub(crate) hash: BodyHash,
+    pub(crate) small: Vec<u8>,
+    pub(crate) large: Option<Incoming>,
+    pub(crate) file_name: String,
+}
+
+impl Finished {
+    /// Its length and checksums.
+    #[must_use]
+    pub const fn hash(&self) -> &BodyHash {
+        &self.hash
+    }
+}
+
+impl Upload {
+    pub(crate) fn begin(
+        device: &Device,
+        key: ObjectKey,
+        length: Option<u64>,
+    ) -> Result<Self, DeviceError> {
+        device.space().check(ByteCount::new(length.unwrap_or(0)))?;
+        Ok(Self {
+            key,
+            small: Vec::new(),
+            large: None,
+            hasher: ChunkHasher::new(),
+            length,
+            unique: device.unique(),
+            checked_at: 0,
+        })
+    }
+
+    /// Takes the next bytes.
+    ///
+    /// # Errors
+    /// When there is no space for them, or the machine refuses.
+    pub fn write(&mut self, device: &Device, bytes: &[u8]) -> Result<(), DeviceError> {
+        self.hasher.update(bytes);
+        if self.large.is_none() && self.small.len() + bytes.len() <= SMALL_BYTES_MAX {
+            self.small.extend_from_slice(bytes);
+            return Ok(());
+        }
+        if self.length.is_none() && self.hasher.length() >= self.checked_at + SPACE_CHECK_BYTES {
+            device.space().check(ByteCount::new(SPACE_CHECK_BYTES))?;
+            self.checked_at = self.hasher.length();
+        }
+        let directory = device.directory();
+        if self.large.is_none() {
+            let mut incoming = Incoming::begin(directory, &self.unique, self.length)?;
+            incoming.write(directory, &core::mem::take(&mut self.small))?;
+            self.large = Some(incoming);
+        }
+        match &mut self.large {
+            Some(incoming) => incoming.write(directory, bytes),
+            None => Ok(()),
+        }
+    }
+
+    /// How many bytes came so far.
+    #[must_use]
+    pub const fn length(&self) -> u64 {
+        self.hasher.length()
+    }
+
+    /// All bytes came.
+    #[must_use]
+    pub fn finish(self) -> Finished {
+        Finished {
+            key: self.key,
+            hash: self.hasher.finish(),
+            small: self.small,
+            large: self.large,
+            file_name: large::file_name(&self.key, &self.unique),
+        }
+    }
+}

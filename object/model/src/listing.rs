@@ -1,0 +1,121 @@
+//! Listings: what is asked ([`ListingQuery`]), how a sorted table is walked, and how the answer is written.
+
+mod query;
+mod render;
+
+pub use query::{ListingFormat, ListingQuery, ListingQueryError, Visit, past_prefix};
+pub use render::Line;
+
+use crate::etag::Etag;
+use crate::name::{ContainerName, ObjectName};
+use onggi_common_units::Timestamp;
+
+/// What a container knows about one of its objects: a row of its listing.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct ObjectRecord {
+    /// The object.
+    pub name: ObjectName,
+    /// When its bytes were put or it was deleted.
+    pub data_timestamp: Timestamp,
+    /// When its content type was last set.
+    pub content_type_timestamp: Timestamp,
+    /// When its metadata was last set.
+    pub metadata_timestamp: Timestamp,
+    /// Whether it was deleted: then the row is a tombstone and in no listing.
+    pub deleted: bool,
+    /// Bytes in it.
+    pub length: u64,
+    /// Their MD5.
+    pub etag: Etag,
+    /// What they are said to be.
+    pub content_type: String,
+}
+
+impl ObjectRecord {
+    /// The newest of its timestamps: what a listing shows as the time of the last change.
+    #[must_use]
+    pub fn timestamp(&self) -> Timestamp {
+        self.data_timestamp
+            .max(self.content_type_timestamp)
+            .max(self.metadata_timestamp)
+    }
+}
+
+/// What an account knows about one of its containers: a row of its listing.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct ContainerRecord {
+    /// The container.
+    pub name: ContainerName,
+    /// When it was made.
+    pub put_timestamp: Timestamp,
+    /// When it was deleted last.
+    pub delete_timestamp: Timestamp,
+    /// Objects in it.
+    pub object_count: u64,
+    /// Bytes of those.
+    pub bytes_used: u64,
+}
+
+impl ContainerRecord {
+    /// Whether the container is there, and not deleted since.
+    #[must_use]
+    pub fn exists(&self) -> bool {
+        self.put_timestamp > self.delete_timestamp
+    }
+}
+
+/// An object in a container's listing.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct ObjectEntry {
+    /// Its name.
+    pub name: String,
+    /// The MD5 of its bytes.
+    pub hash: Etag,
+    /// How many bytes it has.
+    pub bytes: u64,
+    /// What they are said to be.
+    pub content_type: String,
+    /// When it was last changed.
+    pub last_modified: Timestamp,
+}
+
+/// A container in an account's listing.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct AccountEntry {
+    /// Its name.
+    pub name: String,
+    /// Objects in it.
+    pub count: u64,
+    /// Bytes of those.
+    pub bytes: u64,
+    /// When it was made.
+    pub last_modified: Timestamp,
+}
+
+/// A line of a listing: what was asked for, or the common beginning of several.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ListingEntry<T> {
+    /// One of the things listed.
+    Item(T),
+    /// A beginning that ends with the delimiter.
+    Subdir(String),
+}
+
+/// A page of a listing.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Listing<T> {
+    /// The lines in order.
+    pub entries: Vec<ListingEntry<T>>,
+}
+
+impl<T> Default for Listing<T> {
+    fn default() -> Self {
+        Self {
+            entries: Vec::new(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

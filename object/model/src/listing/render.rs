@@ -1,0 +1,192 @@
+//! Listings as text, JSON and XML.
+
+use super::{AccountEntry, Listing, ListingEntry, ListingFormat, ObjectEntry};
+use core::fmt::Write as _;
+
+/// A thing that can be a line of a listing.
+pub trait Line {
+    /// Its name.
+    fn name(&self) -> &str;
+    /// Appends the members of its JSON object, without the braces.
+    fn json(&self, out: &mut String);
+    /// Appends its XML element.
+    fn xml(&self, out: &mut String);
+}
+
+/// Writing into a `String` cannot fail; this says so once.
+macro_rules! put {
+    ($out:expr, $($arg:tt)*) => {
+        write!($out, $($arg)*).expect("a String takes every write")
+    };
+}
+
+impl Line for ObjectEntry {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn json(&self, out: &mut String) {
+        put!(
+            out,
+            "\"bytes\": {}, \"hash\": \"{}\", \"name\": ",
+            self.bytes,
+            self.hash
+        );
+        quote(&self.name, out);
+        out.push_str(", \"content_type\": ");
+        quote(&self.content_type, out);
+        put!(
+            out,
+            ", \"last_modified\": \"{}\"",
+            self.last_modified.to_utc().iso_naive()
+        );
+    }
+
+    fn xml(&self, out: &mut String) {
+        out.push_str("<object><name>");
+        escape(&self.name, out);
+        put!(
+            out,
+            "</name><hash>{}</hash><bytes>{}</bytes><content_type>",
+            self.hash,
+            self.bytes
+        );
+        escape(&self.content_type, out);
+        let modified = self.last_modified.to_utc().iso_naive();
+        put!(
+            out,
+            "</content_type><last_modified>{modified}</last_modified></object>"
+        );
+    }
+}
+
+impl Line for AccountEntry {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn json(&self, out: &mut String) {
+        out.push_str("\"name\": ");
+        quote(&self.name, out);
+        let modified = self.last_modified.to_utc().iso_naive();
+        let (count, bytes) = (self.count, self.bytes);
+        put!(
+            out,
+            ", \"count\": {count}, \"bytes\": {bytes}, \"last_modified\": \"{modified}\""
+        );
+    }
+
+    fn xml(&self, out: &mut String) {
+        out.push_str("<container><name>");
+        escape(&self.name, out);
+        let modified = self.last_modified.to_utc().iso_naive();
+        put!(
+            out,
+            "</name><count>{}</count><bytes>{}</bytes><last_modified>{modified}</last_modified></container>",
+            self.count,
+            self.bytes
+        );
+    }
+}
+
+/// Appends a JSON string.
+fn quote(text: &str, out: &mut String) {
+    out.push('"');
+    for c in text.chars() {
+        match c {
+            '"' => out.push_str("\\\""),
+            '\\' => out.push_str("\\\\"),
+            '\n' => out.push_str("\\n"),
+            '\r' => out.push_str("\\r"),
+            '\t' => out.push_str("\\t"),
+            // Not needed by JSON; keeps a listing harmless where it is pasted into a page or a script.
+            '<' | '>' | '&' | '\u{2028}' | '\u{2029}' => put!(out, "\\u{:04x}", u32::from(c)),
+            c if u32::from(c) < 0x20 || c == '\u{7f}' => put!(out, "\\u{:04x}", u32::from(c)),
+            c => out.push(c),
+        }
+    }
+    out.push('"');
+}
+
+/// Appends XML character data or an attribute value. What XML 1.0 cannot hold becomes U+FFFD.
+fn escape(text: &str, out: &mut String) {
+    for c in text.chars() {
+        match c {
+            '&' => out.push_str("&amp;"),
+            '<' => out.push_str("&lt;"),
+            '>' => out.push_str("&gt;"),
+            '"' => out.push_str("&quot;"),
+            '\'' => out.push_str("&#39;"),
+            '\t' | '\n' | '\r' => put!(out, "&#{};", u32::from(c)),
+            c if u32::from(c) < 0x20 || matches!(c, '\u{fffe}' | '\u{ffff}') => {
+                out.push('\u{fffd}')
+            }
+            c => out.push(c),
+        }
+    }
+}
+
+impl<T: Line> Listing<T> {
+    /// The names alone: what a pager needs to go on.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.entries.iter().map(|entry| match entry {
+            ListingEntry::Item(item) => item.name(),
+            ListingEntry::Subdir(name) => name,
+        })
+    }
+
+    /// The page as a body. `root` is the XML root's element and name.
+    #[must_use]
+    pub fn render(&self, format: ListingFormat, root: (&str, &str)) -> String {
+        let mut out = String::with_capacity(self.entries.len() * 64 + 64);
+        match format {
+            ListingFormat::Plain => {
+                for name in self.names() {
+                    out.push_str(name);
+                    out.push('\n');
+                }
+            }
+            ListingFormat::Json => self.render_json(&mut out),
+            ListingFormat::Xml => self.render_xml(&mut out, root),
+        }
+        out
+    }
+
+    fn render_json(&self, out: &mut String) {
+        out.push('[');
+        for (index, entry) in self.entries.iter().enumerate() {
+            out.push_str(if index == 0 { "{" } else { ", {" });
+            match entry {
+                ListingEntry::Item(item) => item.json(out),
+                ListingEntry::Subdir(name) => {
+                    out.push_str("\"subdir\": ");
+                    quote(name, out);
+                }
+            }
+            out.push('}');
+        }
+        out.push(']');
+    }
+
+    fn render_xml(&self, out: &mut String, (element, name): (&str, &str)) {
+        put!(
+            out,
+            "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<{element} name=\""
+        );
+        escape(name, out);
+        out.push_str("\">");
+        for entry in &self.entries {
+            match entry {
+                ListingEntry::Item(item) => item.xml(out),
+                ListingEntry::Subdir(name) => {
+                    out.push_str("<subdir name=\"");
+                    escape(name, out);
+                    out.push_str("\"><name>");
+                    escape(name, out);
+                    out.push_str("</name></subdir>");
+                }
+            }
+        }
+        put!(out, "</{element}>");
+    }
+}

@@ -1,0 +1,29 @@
+//! A storage node: three backend servers and their daemons.
+//!
+//! One listener serves the objects, containers and accounts of the node's devices to proxies and other nodes, and to
+//! nobody else ([`server`]). Beside it run the [`updater`], which tells containers and accounts what a crash or a peer's
+//! absence left untold, the [`replicator`], which pushes what peers lack and brings handoffs home, and the [`auditor`],
+//! which reads every body again.
+
+mod account;
+pub mod auditor;
+mod container;
+mod disks;
+mod object;
+pub mod options;
+mod push;
+mod receive;
+pub mod replicator;
+mod respond;
+pub mod rings;
+mod rosters;
+pub mod run;
+pub mod server;
+pub mod updater;
+mod upload;
+
+#[cfg(test)]
+mod tests;
+
+pub use options::Options;
+pub use run::{RunError, run, serve};

@@ -1,0 +1,69 @@
+//! What a node is told when it starts.
+
+use core::time::Duration;
+use onggi_common_units::ByteCount;
+use onggi_object_client::Timeouts;
+use onggi_object_ring::HashSecrets;
+use onggi_object_wire::{ClusterKeys, DeviceName};
+use std::path::PathBuf;
+
+/// How a node runs.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Its address as rings have it, `host:port`. Requests signed for another address are refused.
+    pub address: String,
+    /// The directory its devices are in, each in a directory of its own name.
+    pub devices_dir: PathBuf,
+    /// Its devices.
+    pub devices: Vec<DeviceName>,
+    /// The directory of `account.ring.gz`, `container.ring.gz` and `object.ring.gz` (`object-N.ring.gz` for policy N).
+    pub rings_dir: PathBuf,
+    /// The cluster's keys.
+    pub keys: ClusterKeys,
+    /// The secrets in path hashes.
+    pub hash: HashSecrets,
+    /// How much of each device stays free, if not the default.
+    pub reserve: Option<ByteCount>,
+    /// How long calls to other nodes may take.
+    pub timeouts: Timeouts,
+    /// The pause between passes of the replicator.
+    pub replication_interval: Duration,
+    /// The pause between passes of the updater.
+    pub update_interval: Duration,
+    /// Bytes the auditor reads in a second on each device; 0 stops it.
+    pub audit_bytes_per_second: u64,
+}
+
+/// The replicator's pause unless told otherwise.
+pub const REPLICATION_INTERVAL: Duration = Duration::from_secs(5);
+/// The updater's pause unless told otherwise.
+pub const UPDATE_INTERVAL: Duration = Duration::from_secs(2);
+/// What the auditor reads unless told otherwise.
+pub const AUDIT_BYTES_PER_SECOND: u64 = 10 << 20;
+
+impl Options {
+    /// A node with its devices, everything else as usual.
+    #[must_use]
+    pub fn new(
+        address: String,
+        devices_dir: PathBuf,
+        devices: Vec<DeviceName>,
+        rings_dir: PathBuf,
+        keys: ClusterKeys,
+        hash: HashSecrets,
+    ) -> Self {
+        Self {
+            address,
+            devices_dir,
+            devices,
+            rings_dir,
+            keys,
+            hash,
+            reserve: None,
+            timeouts: Timeouts::default(),
+            replication_interval: REPLICATION_INTERVAL,
+            update_interval: UPDATE_INTERVAL,
+            audit_bytes_per_second: AUDIT_BYTES_PER_SECOND,
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! What containers and accounts have in common.
+
+use crate::disks::Disk;
+use crate::respond;
+use crate::server::Node;
+use http::StatusCode;
+use onggi_common_service::http::Response;
+use onggi_common_units::Timestamp;
+use onggi_object_device::roster::{Changed, Decision};
+use onggi_object_device::{RosterKey, RosterKind, RosterRow};
+use onggi_object_model::{AccountName, ContainerPath, Listing, StampedMetadata};
+use serde::Serialize;
+
+impl Node {
+    pub(crate) fn container_key(&self, path: &ContainerPath) -> RosterKey {
+        RosterKey {
+            kind: RosterKind::Container,
+            hash: self.hash.container(path),
+        }
+    }
+
+    pub(crate) fn account_key(&self, account: &AccountName) -> RosterKey {
+        RosterKey {
+            kind: RosterKind::Account,
+            hash: self.hash.account(account),
+        }
+    }
+}
+
+/// Changes a roster's row.
+pub(crate) async fn change(
+    disk: &Disk,
+    key: RosterKey,
+    blank: RosterRow,
+    act: impl FnOnce(&mut RosterRow) -> Decision + Send + 'static,
+) -> Result<Changed, Response> {
+    let changed = disk
+        .call(move |device| device.change_roster(&key, blank, act))
+        .await;
+    changed.map_err(|error| respond::disk_error("changing a container or account", &error))
+}
+
+/// Merges metadata into a roster that is there.
+pub(crate) fn post(row: &mut RosterRow, metadata: &StampedMetadata) -> Decision {
+    if !row.exists() {
+        return Decision::Leave;
+    }
+    row.metadata.merge(metadata);
+    Decision::Write
+}
+
+/// Marks a roster as there, with metadata that changes.
+pub(crate) fn put(row: &mut RosterRow, at: Timestamp, metadata: &StampedMetadata) -> Decision {
+    if row.delete_timestamp >= at {
+        return Decision::Leave;
+    }
+    row.put_timestamp = row.put_timestamp.max(at);
+    row.metadata.merge(metadata);
+    Decision::Write
+}
+
+/// Reads a roster's row.
+pub(crate) async fn row(disk: &Disk, key: RosterKey) -> Result<Option<RosterRow>, Response> {
+    let read = disk.call(move |device| device.roster(&key)).await;
+    read.map_err(|error| respond::disk_error("reading a container or account", &error))
+}
+
+/// Answers a HEAD.
+pub(crate) fn info<I: Serialize>(
+    row: Option<&RosterRow>,
+    view: impl FnOnce(&RosterRow) -> I,
+) -> Response {
+    match row {
+        Some(row) if row.exists() => respond::with_head(StatusCode::NO_CONTENT, &view(row)),
+        Some(row) => respond::with_head(StatusCode::NOT_FOUND, &view(row)),
+        None => respond::status(StatusCode::NOT_FOUND),
+    }
+}
+
+/// Answers a listing.
+pub(crate) fn listing<I: Serialize, E: Serialize>(info: &I, listing: &Listing<E>) -> Response {
+    let mut response = respond::with_head(StatusCode::OK, info);
+    match serde_json::to_vec(listing) {
+        Ok(bytes) => *response.body_mut() = onggi_common_service::http::full(bytes),
+        Err(error) => {
+            tracing::error!(%error, "a listing cannot be sent");
+            return respond::status(StatusCode::INTERNAL_SERVER_ERROR);
+        }
+    }
+    response
+}

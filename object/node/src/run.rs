@@ -1,0 +1,119 @@
+//! A node from start to end.
+
+use crate::disks::Disks;
+use crate::options::Options;
+use crate::rings::Rings;
+use crate::server::Node;
+use onggi_common_host::{Clock, Entropy, SystemClock, SystemEntropy};
+use onggi_common_service::Drain;
+use onggi_common_service::http::{self, Limits};
+use onggi_object_client::{HttpClient, Nodes};
+use onggi_object_device::OpenError;
+use onggi_object_wire::DeviceName;
+use std::sync::Arc;
+use tokio::net::TcpListener;
+use tokio::sync::Notify;
+
+/// A node that cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// Its address cannot be listened on.
+    #[error("listening on {address}: {source}; is another process there? (ss -ltnp)")]
+    Listen {
+        /// The address.
+        address: String,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// None of its devices can be used.
+    #[error("no device of the node can be used; the first, {device}: {source}")]
+    NoDevice {
+        /// The first device.
+        device: DeviceName,
+        /// Why.
+        source: Box<OpenError>,
+    },
+    /// It was given no devices.
+    #[error("the node has no devices: name at least one")]
+    NoDevices,
+    /// Opening the devices was cut off.
+    #[error("opening the devices was cut off")]
+    CutOff,
+}
+
+/// Runs a node until the drain begins and requests under way are done.
+///
+/// # Errors
+/// When its address is taken, or none of its devices can be used.
+pub async fn run(options: Options, drain: Drain) -> Result<(), RunError> {
+    let failed = |source| RunError::Listen {
+        address: options.address.clone(),
+        source,
+    };
+    let listener = TcpListener::bind(&options.address).await.map_err(failed)?;
+    serve(listener, options, drain).await
+}
+
+/// The same with a listener that is there already.
+///
+/// # Errors
+/// When none of its devices can be used.
+pub async fn serve(listener: TcpListener, options: Options, drain: Drain) -> Result<(), RunError> {
+    let (node, daemons) = start(&options, &drain).await?;
+    http::serve(listener, node, Limits::default(), drain.clone()).await;
+    for daemon in daemons {
+        if let Err(error) = daemon.await {
+            tracing::error!(%error, "a daemon of the node panicked");
+        }
+    }
+    Ok(())
+}
+
+/// Opens the devices and starts the daemons.
+pub(crate) async fn start(
+    options: &Options,
+    drain: &Drain,
+) -> Result<(Arc<Node>, Vec<tokio::task::JoinHandle<()>>), RunError> {
+    let entropy = SystemEntropy;
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+    let disks = open(options.clone()).await?;
+    let rings = Arc::new(Rings::new(options.rings_dir.clone()));
+    let client: &dyn Entropy = &entropy;
+    let client = HttpClient::new(
+        options.keys.clone(),
+        Arc::clone(&clock),
+        client,
+        options.timeouts,
+    );
+    let nodes = Nodes::new(Arc::new(client), options.timeouts);
+    let node = Arc::new(Node::new(options, disks, Arc::clone(&rings), nodes, clock));
+    let wake = Arc::new(Notify::new());
+    let daemons = vec![
+        tokio::spawn(rings.watch(drain.clone())),
+        tokio::spawn(Arc::clone(&node).replicate(
+            options.replication_interval,
+            wake,
+            drain.clone(),
+        )),
+        tokio::spawn(Arc::clone(&node).update(options.update_interval, drain.clone())),
+        tokio::spawn(Arc::clone(&node).audit(options.audit_bytes_per_second, drain.clone())),
+    ];
+    tracing::info!(address = options.address, "the node serves");
+    Ok((node, daemons))
+}
+
+async fn open(options: Options) -> Result<Disks, RunError> {
+    let opened = tokio::task::spawn_blocking(move || Disks::open(&options, &SystemEntropy)).await;
+    let (disks, failed) = opened.ok().ok_or(RunError::CutOff)?;
+    for (name, error) in &failed {
+        tracing::error!(device = %name, %error, "a device is out of service");
+    }
+    if disks.is_empty() {
+        let (device, source) = failed.into_iter().next().ok_or(RunError::NoDevices)?;
+        return Err(RunError::NoDevice {
+            device,
+            source: Box::new(source),
+        });
+    }
+    Ok(disks)
+}

@@ -1,0 +1,185 @@
+//! The listener's handler: who asks, what for, and which device.
+
+use crate::disks::{Disk, Disks};
+use crate::options::Options;
+use crate::respond::{self, Early};
+use crate::rings::Rings;
+use crate::upload::Received;
+use http::{Method, StatusCode};
+use onggi_common_host::Clock;
+use onggi_common_service::http::{Handler, Peer, Request, Response};
+use onggi_common_units::{Timestamp, UtcTime};
+use onggi_object_client::Nodes;
+use onggi_object_ring::HashSecrets;
+use onggi_object_wire::auth::{Pending, SignedHead};
+use onggi_object_wire::{Refusal, Resource, Target, Verifier, head};
+use serde::de::DeserializeOwned;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// How far ahead of this node's clock a write may be stamped.
+pub const AHEAD_MAX: core::time::Duration = core::time::Duration::from_secs(60);
+
+/// A node: what its handlers and daemons share.
+pub struct Node {
+    pub(crate) address: String,
+    pub(crate) disks: Disks,
+    pub(crate) rings: Arc<Rings>,
+    pub(crate) hash: HashSecrets,
+    pub(crate) nodes: Nodes,
+    pub(crate) clock: Arc<dyn Clock>,
+    verifier: Mutex<Verifier>,
+}
+
+impl core::fmt::Debug for Node {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Node")
+            .field("address", &self.address)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Node {
+    pub(crate) fn new(
+        options: &Options,
+        disks: Disks,
+        rings: Arc<Rings>,
+        nodes: Nodes,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
+        let verifier = Verifier::new(options.keys.clone(), vec![options.address.clone()]);
+        Self {
+            address: options.address.clone(),
+            disks,
+            rings,
+            hash: options.hash.clone(),
+            nodes,
+            clock,
+            verifier: Mutex::new(verifier),
+        }
+    }
+
+    /// The moment as a write's stamp.
+    pub(crate) fn now(&self) -> Timestamp {
+        Timestamp::from_utc(self.clock.now())
+    }
+
+    /// Whether a stamp is so far ahead that taking it would hide what honest clocks write later.
+    pub(crate) fn is_ahead(&self, at: Timestamp) -> bool {
+        at.to_utc() > self.clock.now().saturating_add(AHEAD_MAX)
+    }
+
+    fn verify(&self, request: &Request, now: UtcTime) -> Result<Pending, Refusal> {
+        let headers = request.headers();
+        let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+        let length = if headers.contains_key(http::header::TRANSFER_ENCODING) {
+            None
+        } else {
+            match text("content-length") {
+                None => Some(0),
+                Some(digits) => Some(digits.parse().ok().ok_or(Refusal::Forged)?),
+            }
+        };
+        let path = request
+            .uri()
+            .path_and_query()
+            .map_or("", |path| path.as_str());
+        let signed = SignedHead {
+            method: request.method().as_str(),
+            authority: text("host").unwrap_or_default(),
+            path,
+            head: headers
+                .get(head::HEAD)
+                .map_or(&[], |value| value.as_bytes()),
+            length,
+        };
+        let mut verifier = self.verifier.lock().unwrap_or_else(PoisonError::into_inner);
+        verifier.verify(text(head::AUTHORIZATION), &signed, now)
+    }
+}
+
+/// A request whose head was accepted.
+pub(crate) struct Call<'a> {
+    pub(crate) node: &'a Node,
+    pub(crate) disk: Disk,
+    pub(crate) body: Received,
+    head: Option<http::HeaderValue>,
+}
+
+impl Call<'_> {
+    /// The head as its type.
+    pub(crate) fn head<T: DeserializeOwned>(&self) -> Result<T, Early> {
+        let value = self.head.as_ref().map(http::HeaderValue::as_bytes);
+        head::decode(value).map_err(|error| Early::new(respond::bad_request(&error)))
+    }
+}
+
+fn refuse(request: &Request, refusal: Refusal) -> Response {
+    let peer = request.extensions().get::<Peer>().map(|peer| peer.0);
+    tracing::warn!(?peer, %refusal, "refused a request");
+    let mut response = respond::status(StatusCode::FORBIDDEN);
+    let close = http::HeaderValue::from_static("close");
+    response
+        .headers_mut()
+        .insert(http::header::CONNECTION, close);
+    response
+}
+
+impl Handler for Node {
+    async fn handle(&self, request: Request) -> Response {
+        let pending = match self.verify(&request, self.clock.now()) {
+            Ok(pending) => pending,
+            Err(refusal) => return refuse(&request, refusal),
+        };
+        let target: Target = match request.uri().path().parse() {
+            Ok(target) => target,
+            Err(error) => return respond::bad_request(&error),
+        };
+        let Some(disk) = self.disks.get(&target.device).cloned() else {
+            return respond::status(StatusCode::INSUFFICIENT_STORAGE);
+        };
+        let (parts, body) = request.into_parts();
+        let mut headers = parts.headers;
+        let head = headers.remove(head::HEAD);
+        let call = Call {
+            node: self,
+            disk,
+            body: Received::new(body, pending),
+            head,
+        };
+        call.dispatch(&parts.method, target.resource).await
+    }
+}
+
+impl Call<'_> {
+    async fn dispatch(self, method: &Method, resource: Resource) -> Response {
+        let done = match (resource, method) {
+            (Resource::Object, &Method::PUT) => self.put_object().await,
+            (Resource::Object, &Method::GET) => self.get_object(true).await,
+            (Resource::Object, &Method::HEAD) => self.get_object(false).await,
+            (Resource::Object, &Method::POST) => self.post_object().await,
+            (Resource::Object, &Method::DELETE) => self.delete_object().await,
+            (Resource::Container, &Method::PUT) => self.put_container().await,
+            (Resource::Container, &Method::POST) => self.post_container().await,
+            (Resource::Container, &Method::DELETE) => self.delete_container().await,
+            (Resource::Container, &Method::HEAD) => self.head_container().await,
+            (Resource::Container, &Method::GET) => self.list_container().await,
+            (Resource::ContainerRows, &Method::POST) => self.object_records().await,
+            (Resource::Account, &Method::PUT) => self.put_account().await,
+            (Resource::Account, &Method::POST) => self.post_account().await,
+            (Resource::Account, &Method::DELETE) => self.delete_account().await,
+            (Resource::Account, &Method::HEAD) => self.head_account().await,
+            (Resource::Account, &Method::GET) => self.list_account().await,
+            (Resource::AccountRows, &Method::POST) => self.container_records().await,
+            (Resource::Digests, &Method::POST) => self.digests().await,
+            (Resource::Wants, &Method::POST) => self.wants().await,
+            (Resource::Rows, &Method::POST) => self.rows().await,
+            (Resource::Body, &Method::PUT) => self.pushed_body().await,
+            (Resource::Roster, &Method::POST) => self.roster().await,
+            (Resource::RosterRuns, &Method::POST) => self.roster_runs().await,
+            (resource, method) => Err(respond::bad_request(&format_args!(
+                "{method} of {resource:?}"
+            ))),
+        };
+        done.unwrap_or_else(|refused| refused)
+    }
+}

@@ -1,0 +1,76 @@
+//! What the proxy remembers for a moment about containers and accounts: asked for on every object request.
+
+use core::time::Duration;
+use onggi_object_model::{AccountName, ContainerInfo, ContainerPath};
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// How long a container's policy and ACLs may be remembered. A change through this proxy is seen at once.
+const CONTAINER_AGE_MAX: Duration = Duration::from_secs(5);
+/// Containers, or accounts, remembered at a time.
+const ENTRIES_MAX: usize = 10_000;
+
+type Containers = HashMap<ContainerPath, (Duration, Arc<ContainerInfo>)>;
+
+/// The memory.
+#[derive(Debug, Default)]
+pub(crate) struct Cache {
+    containers: Mutex<Containers>,
+    accounts: Mutex<HashSet<AccountName>>,
+}
+
+impl Cache {
+    pub(crate) fn container(
+        &self,
+        path: &ContainerPath,
+        now: Duration,
+    ) -> Option<Arc<ContainerInfo>> {
+        let containers = self
+            .containers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let (at, info) = containers.get(path)?;
+        (now.saturating_sub(*at) < CONTAINER_AGE_MAX).then(|| Arc::clone(info))
+    }
+
+    pub(crate) fn put_container(
+        &self,
+        path: &ContainerPath,
+        now: Duration,
+        info: &Arc<ContainerInfo>,
+    ) {
+        let mut containers = self
+            .containers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if containers.len() >= ENTRIES_MAX {
+            containers.retain(|_, (at, _)| now.saturating_sub(*at) < CONTAINER_AGE_MAX);
+        }
+        if containers.len() < ENTRIES_MAX {
+            containers.insert(path.clone(), (now, Arc::clone(info)));
+        }
+    }
+
+    pub(crate) fn forget_container(&self, path: &ContainerPath) {
+        self.containers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(path);
+    }
+
+    /// Whether an account is known to be there. Accounts are not taken away while their names are in use.
+    pub(crate) fn knows_account(&self, account: &AccountName) -> bool {
+        self.accounts
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .contains(account)
+    }
+
+    pub(crate) fn learn_account(&self, account: &AccountName) {
+        let mut accounts = self.accounts.lock().unwrap_or_else(PoisonError::into_inner);
+        if accounts.len() >= ENTRIES_MAX {
+            accounts.clear();
+        }
+        accounts.insert(account.clone());
+    }
+}

@@ -1,0 +1,152 @@
+//! The cluster as the proxy sees it: rings, hash secrets, nodes, and which nodes are well.
+
+use crate::clock::HybridClock;
+use crate::limiter::Limiter;
+use crate::options::{Options, Parts};
+use crate::rings::{RingStore, Rings, RingsError};
+use onggi_object_client::Nodes;
+use onggi_object_model::{AccountName, ContainerPath, ObjectPath, Policy, PolicyIndex};
+use onggi_object_replica::{Consistency, Quorum};
+use onggi_object_ring::{Device, DeviceId, HashSecrets, Partition, Ring};
+use onggi_object_wire::{DeviceName, Place};
+use std::sync::Arc;
+
+/// Handoffs tried at most, per copy.
+const HANDOFFS_PER_REPLICA: usize = 2;
+
+/// A device and where to reach it.
+#[derive(Debug, Clone)]
+pub(crate) struct Member {
+    pub(crate) id: DeviceId,
+    pub(crate) place: Place,
+}
+
+/// Where the copies of one thing are.
+#[derive(Debug, Clone)]
+pub(crate) struct Replicas {
+    ring: Arc<Ring>,
+    partition: Partition,
+    pub(crate) primaries: Vec<Member>,
+}
+
+impl Replicas {
+    fn new(ring: &Arc<Ring>, partition: Partition) -> Self {
+        let primaries = ring
+            .primaries(partition)
+            .into_iter()
+            .filter_map(member)
+            .collect();
+        Self {
+            ring: Arc::clone(ring),
+            partition,
+            primaries,
+        }
+    }
+
+    pub(crate) fn quorum(&self) -> Quorum {
+        Quorum::of(self.primaries.len())
+    }
+
+    pub(crate) fn ids(&self) -> Vec<DeviceId> {
+        self.primaries.iter().map(|member| member.id).collect()
+    }
+
+    pub(crate) fn places(&self) -> Vec<Place> {
+        self.primaries
+            .iter()
+            .map(|member| member.place.clone())
+            .collect()
+    }
+
+    pub(crate) fn handoffs_max(&self) -> usize {
+        self.primaries.len() * HANDOFFS_PER_REPLICA
+    }
+
+    /// The stand-ins, best first. Finding them costs more than the primaries: only when they are needed.
+    pub(crate) fn handoffs(&self) -> Vec<Member> {
+        let devices = self.ring.handoffs(self.partition).take(self.handoffs_max());
+        devices.filter_map(member).collect()
+    }
+
+    pub(crate) fn find(&self, id: DeviceId) -> Option<Member> {
+        self.ring.device(id).and_then(member)
+    }
+}
+
+fn member(device: &Device) -> Option<Member> {
+    // Ring files with other names are refused when they are loaded.
+    let name: DeviceName = device.device.parse().ok()?;
+    Some(Member {
+        id: device.id,
+        place: Place {
+            address: device.address(),
+            device: name,
+        },
+    })
+}
+
+/// Everything a handler needs to reach storage.
+pub(crate) struct Cluster {
+    pub(crate) nodes: Nodes,
+    pub(crate) rings: Arc<RingStore>,
+    pub(crate) clock: HybridClock,
+    pub(crate) limiter: Arc<Limiter>,
+    pub(crate) consistency: Consistency,
+    policies: Vec<Policy>,
+    secrets: HashSecrets,
+}
+
+impl Cluster {
+    pub(crate) fn new(options: &Options, parts: &Parts) -> Result<Self, RingsError> {
+        if !options.policies.iter().any(|policy| policy.is_default) {
+            return Err(RingsError::NoDefaultPolicy);
+        }
+        let rings = RingStore::open(options.rings_dir.clone(), &options.policies)?;
+        Ok(Self {
+            nodes: parts.nodes.clone(),
+            rings: Arc::new(rings),
+            clock: HybridClock::new(Arc::clone(&parts.clock)),
+            limiter: Arc::new(Limiter::default()),
+            consistency: options.write_consistency,
+            policies: options.policies.clone(),
+            secrets: parts.secrets.clone(),
+        })
+    }
+
+    fn rings(&self) -> Arc<Rings> {
+        self.rings.current()
+    }
+
+    pub(crate) fn policies(&self) -> &[Policy] {
+        &self.policies
+    }
+
+    pub(crate) fn policy(&self, index: PolicyIndex) -> Option<&Policy> {
+        self.policies.iter().find(|policy| policy.index == index)
+    }
+
+    pub(crate) fn default_policy(&self) -> PolicyIndex {
+        let default = self.policies.iter().find(|policy| policy.is_default);
+        default.map_or_else(PolicyIndex::default, |policy| policy.index)
+    }
+
+    pub(crate) fn account(&self, account: &AccountName) -> Replicas {
+        let ring = &self.rings().account;
+        Replicas::new(ring, ring.partition(&self.secrets.account(account)))
+    }
+
+    pub(crate) fn container(&self, path: &ContainerPath) -> Replicas {
+        let ring = &self.rings().container;
+        Replicas::new(ring, ring.partition(&self.secrets.container(path)))
+    }
+
+    /// `None` when the policy has no ring here.
+    pub(crate) fn object(&self, policy: PolicyIndex, path: &ObjectPath) -> Option<Replicas> {
+        let rings = self.rings();
+        let ring = rings.objects.get(&policy)?;
+        Some(Replicas::new(
+            ring,
+            ring.partition(&self.secrets.object(path)),
+        ))
+    }
+}

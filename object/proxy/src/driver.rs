@@ -1,0 +1,367 @@
+//! Runs the quorum machines against nodes: sends what they name, tells them what came back.
+
+use crate::cluster::{Cluster, Member, Replicas};
+use core::future::Future;
+use core::pin::Pin;
+use core::time::Duration;
+use onggi_object_client::CallError;
+use onggi_object_replica::{Answer, Get, GetStep, Outcome, Put, PutStep, Reply};
+use onggi_object_ring::DeviceId;
+use onggi_object_wire::Place;
+use std::collections::HashMap;
+use std::sync::Arc;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+/// How long a read waits for an answer before another device is asked as well.
+const SLOW_AFTER: Duration = Duration::from_millis(300);
+/// How long a durable write waits for primaries that would make it visible.
+const VISIBLE_WITHIN: Duration = Duration::from_secs(1);
+/// How long a write may take in all, past what the client of nodes allows one of them.
+const WRITE_TIME_MAX: Duration = Duration::from_secs(30);
+
+/// What a write brought.
+pub(crate) struct Written<T> {
+    pub(crate) outcome: Outcome,
+    pub(crate) answers: Vec<(DeviceId, T)>,
+}
+
+/// What a read brought.
+pub(crate) struct Asked<T> {
+    pub(crate) step: GetStep,
+    pub(crate) answers: Vec<(Member, T)>,
+    pub(crate) machine: Get,
+}
+
+/// One call to a node.
+pub(crate) type CallFuture<T> = Pin<Box<dyn Future<Output = Result<T, CallError>> + Send>>;
+
+/// A call as the drivers take it.
+pub(crate) fn boxed<T>(
+    call: impl Future<Output = Result<T, CallError>> + Send + 'static,
+) -> CallFuture<T> {
+    Box::pin(call)
+}
+
+pub(crate) type Call<T> = (Member, Result<T, CallError>);
+
+/// A write under way.
+struct Writing<'a, T, F> {
+    cluster: &'a Cluster,
+    replicas: &'a Replicas,
+    handoffs: Option<std::vec::IntoIter<Member>>,
+    /// What each device has to tell others, for the handoff that may take its place.
+    told: HashMap<DeviceId, Vec<Place>>,
+    machine: Put,
+    tasks: JoinSet<Call<T>>,
+    send: F,
+}
+
+impl<T, F> Writing<'_, T, F>
+where
+    T: Send + 'static,
+    F: Fn(Place, Vec<Place>) -> CallFuture<T>,
+{
+    fn spawn(&mut self, member: Member, told: Vec<Place>) {
+        let now = self.cluster.clock.monotonic();
+        self.cluster.limiter.on_sent(&member.place.address, now);
+        let call = (self.send)(member.place.clone(), told.clone());
+        self.told.insert(member.id, told);
+        self.tasks.spawn(async move { (member, call.await) });
+    }
+
+    fn next_handoff(&mut self) -> Option<Member> {
+        let now = self.cluster.clock.monotonic();
+        let handoffs = self
+            .handoffs
+            .get_or_insert_with(|| self.replicas.handoffs().into_iter());
+        handoffs.find(|member| !self.cluster.limiter.is_limited(&member.place.address, now))
+    }
+
+    /// Does what steps say until one of them waits or ends.
+    fn follow(&mut self, mut step: PutStep) -> Option<Outcome> {
+        loop {
+            match step {
+                PutStep::Wait => return None,
+                PutStep::Commit(outcome) | PutStep::Done(outcome) => return Some(outcome),
+                PutStep::TryHandoff { instead_of } => match self.next_handoff() {
+                    Some(member) => {
+                        self.machine.on_handoff_sent(member.id);
+                        let told = self.told.remove(&instead_of).unwrap_or_default();
+                        self.spawn(member, told);
+                        return None;
+                    }
+                    None => step = self.machine.on_no_handoff(),
+                },
+            }
+        }
+    }
+}
+
+/// A read under way.
+struct Reading<'a, T, F> {
+    cluster: &'a Cluster,
+    replicas: &'a Replicas,
+    handoffs: Option<std::vec::IntoIter<Member>>,
+    machine: Get,
+    tasks: JoinSet<Call<T>>,
+    asked: Vec<Member>,
+    done: Vec<DeviceId>,
+    answers: Vec<(Member, T)>,
+    send: F,
+}
+
+impl<T, F> Reading<'_, T, F>
+where
+    T: Send + 'static,
+    F: Fn(Place, bool) -> CallFuture<T>,
+{
+    fn spawn(&mut self, member: Member) {
+        let now = self.cluster.clock.monotonic();
+        self.cluster.limiter.on_sent(&member.place.address, now);
+        let call = (self.send)(member.place.clone(), self.asked.is_empty());
+        self.asked.push(member.clone());
+        self.tasks.spawn(async move { (member, call.await) });
+    }
+
+    fn ask(&mut self, id: DeviceId) {
+        if let Some(member) = self.replicas.find(id) {
+            self.spawn(member);
+        }
+    }
+
+    /// Waits for the next answer, or until waiting longer would be slow.
+    async fn next(&mut self, classify: fn(&T) -> Answer) -> GetStep {
+        match tokio::time::timeout(SLOW_AFTER, self.tasks.join_next()).await {
+            Ok(Some(Ok((member, result)))) => {
+                self.cluster.note(&member, &result);
+                self.done.push(member.id);
+                let said = result.as_ref().map_or(Answer::Failed, classify);
+                let step = self.machine.on_answer(member.id, said);
+                self.answers
+                    .extend(result.ok().map(|answer| (member, answer)));
+                step
+            }
+            Ok(Some(Err(error))) => {
+                tracing::error!(%error, "a call to a storage node broke");
+                self.machine.on_slow()
+            }
+            Ok(None) => GetStep::Unavailable,
+            Err(_elapsed) => {
+                let now = self.cluster.clock.monotonic();
+                for member in self
+                    .asked
+                    .iter()
+                    .filter(|member| !self.done.contains(&member.id))
+                {
+                    self.cluster.limiter.on_failure(&member.place.address, now);
+                }
+                self.machine.on_slow()
+            }
+        }
+    }
+
+    /// Does what steps say until one of them waits or ends.
+    fn follow(&mut self, mut step: GetStep) -> Option<GetStep> {
+        loop {
+            match step {
+                GetStep::Wait => return None,
+                GetStep::Ask(id) => {
+                    self.ask(id);
+                    return None;
+                }
+                GetStep::AskHandoff => {
+                    let replicas = self.replicas;
+                    let rest = self
+                        .handoffs
+                        .get_or_insert_with(|| replicas.handoffs().into_iter());
+                    match rest.next() {
+                        Some(member) => {
+                            self.machine.on_handoff_asked(member.id);
+                            self.spawn(member);
+                            return None;
+                        }
+                        None => step = self.machine.on_no_handoff(),
+                    }
+                }
+                GetStep::Read { .. } | GetStep::Missing { .. } | GetStep::Unavailable => {
+                    return Some(step);
+                }
+            }
+        }
+    }
+}
+
+impl Cluster {
+    fn note<T>(&self, member: &Member, result: &Result<T, CallError>) {
+        match result {
+            Ok(_) => self.limiter.on_success(&member.place.address),
+            Err(error) => {
+                tracing::debug!(device = %member.place, %error, "a storage node did not answer");
+                self.limiter
+                    .on_failure(&member.place.address, self.clock.monotonic());
+            }
+        }
+    }
+
+    /// Lets calls go on that nobody waits for any more; how they end says how their nodes are.
+    pub(crate) fn detach<T: Send + 'static>(&self, mut tasks: JoinSet<Call<T>>) {
+        if tasks.is_empty() {
+            return;
+        }
+        let (limiter, wall) = (Arc::clone(&self.limiter), self.clock.wall());
+        tokio::spawn(async move {
+            while let Some(joined) = tasks.join_next().await {
+                match joined {
+                    Ok((member, Ok(_))) => limiter.on_success(&member.place.address),
+                    Ok((member, Err(error))) => {
+                        tracing::debug!(device = %member.place, %error, "a storage node fell behind");
+                        limiter.on_failure(&member.place.address, wall.monotonic());
+                    }
+                    Err(error) => tracing::error!(%error, "a call to a storage node broke"),
+                }
+            }
+        });
+    }
+
+    /// Writes to a thing's copies until the write is acknowledged or lost. `told` are the devices the writers are to tell
+    /// about it, shared out among them. Writers that are behind finish on their own.
+    pub(crate) async fn write<T, F>(
+        &self,
+        replicas: &Replicas,
+        told: &[Place],
+        send: F,
+        classify: fn(&T) -> Reply,
+    ) -> Written<T>
+    where
+        T: Send + 'static,
+        F: Fn(Place, Vec<Place>) -> CallFuture<T>,
+    {
+        let mut writing = Writing {
+            cluster: self,
+            replicas,
+            handoffs: None,
+            told: HashMap::new(),
+            machine: Put::new(&replicas.ids(), self.consistency),
+            tasks: JoinSet::new(),
+            send,
+        };
+        let mut answers = Vec::new();
+        let mut outcome = None;
+        for (member, told) in share_out(&replicas.primaries, told) {
+            if self
+                .limiter
+                .is_limited(&member.place.address, self.clock.monotonic())
+            {
+                writing.told.insert(member.id, told);
+                let step = writing.machine.on_reply(member.id, Reply::Failed);
+                outcome = outcome.or(writing.follow(step));
+            } else {
+                writing.spawn(member, told);
+            }
+        }
+        let mut deadline = Instant::now() + WRITE_TIME_MAX;
+        while outcome.is_none() {
+            let (member, result) =
+                match tokio::time::timeout_at(deadline, writing.tasks.join_next()).await {
+                    Ok(Some(Ok(call))) => call,
+                    // A task that panicked says nothing more: the deadline counts it as failed.
+                    Ok(Some(Err(error))) => {
+                        tracing::error!(%error, "a call to a storage node broke");
+                        continue;
+                    }
+                    Ok(None) | Err(_) => {
+                        outcome = Some(writing.machine.on_deadline());
+                        break;
+                    }
+                };
+            self.note(&member, &result);
+            let reply = result.as_ref().map_or(Reply::Failed, classify);
+            let step = writing.machine.on_reply(member.id, reply);
+            if let Ok(answer) = result {
+                answers.push((member.id, answer));
+            }
+            outcome = writing.follow(step);
+            if writing.machine.is_durable() {
+                deadline = deadline.min(Instant::now() + VISIBLE_WITHIN);
+            }
+        }
+        self.detach(writing.tasks);
+        let unavailable = Outcome::Failed(onggi_object_replica::Failure::Unavailable);
+        Written {
+            outcome: outcome.unwrap_or(unavailable),
+            answers,
+        }
+    }
+
+    /// Asks a thing's copies until the newest version is known. The first call of `send` is made with `true`.
+    pub(crate) async fn read<T, F>(
+        &self,
+        replicas: &Replicas,
+        send: F,
+        classify: fn(&T) -> Answer,
+    ) -> Asked<T>
+    where
+        T: Send + 'static,
+        F: Fn(Place, bool) -> CallFuture<T>,
+    {
+        let mut reading = Reading {
+            cluster: self,
+            replicas,
+            handoffs: None,
+            machine: Get::new(&self.read_order(replicas), replicas.handoffs_max()),
+            tasks: JoinSet::new(),
+            asked: Vec::new(),
+            done: Vec::new(),
+            answers: Vec::new(),
+            send,
+        };
+        for id in reading.machine.start() {
+            reading.ask(id);
+        }
+        loop {
+            let step = reading.next(classify).await;
+            if let Some(step) = reading.follow(step) {
+                return Asked {
+                    step,
+                    answers: reading.answers,
+                    machine: reading.machine,
+                };
+            }
+        }
+    }
+
+    /// Primaries in the order they are asked: beginning anywhere, so that load is shared; nodes left alone come last.
+    fn read_order(&self, replicas: &Replicas) -> Vec<DeviceId> {
+        let now = self.clock.monotonic();
+        let count = replicas.primaries.len().max(1);
+        let start = usize::try_from(self.clock.now().ticks()).unwrap_or(0) % count;
+        let rotated = replicas
+            .primaries
+            .iter()
+            .cycle()
+            .skip(start)
+            .take(replicas.primaries.len());
+        let (limited, well): (Vec<&Member>, Vec<&Member>) =
+            rotated.partition(|member| self.limiter.is_limited(&member.place.address, now));
+        well.into_iter()
+            .chain(limited)
+            .map(|member| member.id)
+            .collect()
+    }
+}
+
+/// Shares out what is to be told: each primary gets its part, the first ones more when there are more.
+fn share_out(primaries: &[Member], told: &[Place]) -> Vec<(Member, Vec<Place>)> {
+    let mut shares: Vec<(Member, Vec<Place>)> = primaries
+        .iter()
+        .map(|member| (member.clone(), Vec::new()))
+        .collect();
+    let count = shares.len();
+    for (index, place) in told.iter().enumerate() {
+        if let Some((_, share)) = shares.get_mut(index % count.max(1)) {
+            share.push(place.clone());
+        }
+    }
+    shares
+}

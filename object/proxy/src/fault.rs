@@ -1,0 +1,197 @@
+//! Answers that are no success, in the words Swift's clients know.
+
+use http::{HeaderName, HeaderValue, StatusCode, header};
+use onggi_common_service::http::{Response, empty, full};
+use onggi_object_model::path::encode_header;
+
+/// Why a request is not answered as it wished.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Fault {
+    /// 400, with what is wrong.
+    #[error("{0}")]
+    BadRequest(String),
+    /// 401: who asks is not known.
+    #[error("no valid token")]
+    Unauthorized {
+        /// The account that was asked for.
+        realm: String,
+    },
+    /// 403: who asks may not.
+    #[error("not allowed")]
+    Forbidden,
+    /// 404.
+    #[error("not found")]
+    NotFound,
+    /// 405, with what is allowed.
+    #[error("method not allowed")]
+    MethodNotAllowed(&'static str),
+    /// 406.
+    #[error("{0}")]
+    NotAcceptable(String),
+    /// 408.
+    #[error("the body came too slowly")]
+    RequestTimeout,
+    /// 409.
+    #[error("{0}")]
+    Conflict(String),
+    /// 411.
+    #[error("missing Content-Length header")]
+    LengthRequired,
+    /// 412, with what is wrong.
+    #[error("{0}")]
+    PreconditionFailed(String),
+    /// 413.
+    #[error("the body is too large")]
+    TooLarge,
+    /// 416.
+    #[error("the range is outside the object")]
+    RangeNotSatisfiable {
+        /// How many bytes there are.
+        length: u64,
+    },
+    /// 422.
+    #[error("the bytes are not what the ETag says")]
+    Unprocessable,
+    /// 499: the client went away, or sent less than it announced.
+    #[error("the client ended the request early")]
+    ClientDisconnect,
+    /// 501.
+    #[error("{0}")]
+    NotImplemented(String),
+    /// 503.
+    #[error("too few storage nodes answer")]
+    Unavailable,
+}
+
+impl Fault {
+    /// The status.
+    pub(crate) fn status(&self) -> StatusCode {
+        match self {
+            Self::BadRequest(_) => StatusCode::BAD_REQUEST,
+            Self::Unauthorized { .. } => StatusCode::UNAUTHORIZED,
+            Self::Forbidden => StatusCode::FORBIDDEN,
+            Self::NotFound => StatusCode::NOT_FOUND,
+            Self::MethodNotAllowed(_) => StatusCode::METHOD_NOT_ALLOWED,
+            Self::NotAcceptable(_) => StatusCode::NOT_ACCEPTABLE,
+            Self::RequestTimeout => StatusCode::REQUEST_TIMEOUT,
+            Self::Conflict(_) => StatusCode::CONFLICT,
+            Self::LengthRequired => StatusCode::LENGTH_REQUIRED,
+            Self::PreconditionFailed(_) => StatusCode::PRECONDITION_FAILED,
+            Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::RangeNotSatisfiable { .. } => StatusCode::RANGE_NOT_SATISFIABLE,
+            Self::Unprocessable => StatusCode::UNPROCESSABLE_ENTITY,
+            Self::ClientDisconnect => StatusCode::from_u16(499).unwrap_or(StatusCode::BAD_REQUEST),
+            Self::NotImplemented(_) => StatusCode::NOT_IMPLEMENTED,
+            Self::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+        }
+    }
+
+    /// Swift's title and sentence for a status, where it has them.
+    const fn page(&self) -> Option<(&'static str, &'static str)> {
+        Some(match self {
+            Self::Unauthorized { .. } => (
+                "Unauthorized",
+                "This server could not verify that you are authorized to access the document you requested.",
+            ),
+            Self::Forbidden => ("Forbidden", "Access was denied to this resource."),
+            Self::NotFound => ("Not Found", "The resource could not be found."),
+            Self::MethodNotAllowed(_) => (
+                "Method Not Allowed",
+                "The method is not allowed for this resource.",
+            ),
+            Self::RequestTimeout => (
+                "Request Timeout",
+                "The server has waited too long for the request to be sent by the client.",
+            ),
+            Self::LengthRequired => ("Length Required", "Content-Length header required."),
+            Self::TooLarge => (
+                "Request Entity Too Large",
+                "The body of your request was too large for this server.",
+            ),
+            Self::RangeNotSatisfiable { .. } => (
+                "Requested Range Not Satisfiable",
+                "The Range requested is not available.",
+            ),
+            Self::Unprocessable => (
+                "Unprocessable Entity",
+                "Unable to process the contained instructions",
+            ),
+            Self::ClientDisconnect => (
+                "Client Disconnect",
+                "The client was disconnected during request.",
+            ),
+            Self::Unavailable => (
+                "Service Unavailable",
+                "The server is currently unavailable. Please try again at a later time.",
+            ),
+            Self::BadRequest(_)
+            | Self::NotAcceptable(_)
+            | Self::Conflict(_)
+            | Self::PreconditionFailed(_)
+            | Self::NotImplemented(_) => return None,
+        })
+    }
+
+    /// The answer. A HEAD has no body, but says how long it would be.
+    pub(crate) fn response(&self, is_head: bool) -> Response {
+        let (text, kind) = match self.page() {
+            Some((title, sentence)) => (
+                format!("<html><h1>{title}</h1><p>{sentence}</p></html>"),
+                "text/html; charset=UTF-8",
+            ),
+            None => (self.to_string(), "text/plain; charset=UTF-8"),
+        };
+        let mut response = Response::new(if is_head { empty() } else { full(text.clone()) });
+        *response.status_mut() = self.status();
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+        headers.insert(header::CONTENT_LENGTH, HeaderValue::from(text.len()));
+        match self {
+            Self::Unauthorized { realm } => {
+                let realm = encode_header(realm).replace(['"', '\\'], "");
+                set(
+                    headers,
+                    header::WWW_AUTHENTICATE,
+                    &format!("Swift realm=\"{realm}\""),
+                );
+            }
+            Self::MethodNotAllowed(allowed) => {
+                headers.insert(header::ALLOW, HeaderValue::from_static(allowed));
+            }
+            Self::RangeNotSatisfiable { length } => {
+                set(headers, header::CONTENT_RANGE, &format!("bytes */{length}"));
+            }
+            Self::Unavailable => {
+                headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+            }
+            Self::RequestTimeout | Self::ClientDisconnect => {
+                headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+            }
+            Self::BadRequest(_)
+            | Self::Forbidden
+            | Self::NotFound
+            | Self::NotAcceptable(_)
+            | Self::Conflict(_)
+            | Self::LengthRequired
+            | Self::PreconditionFailed(_)
+            | Self::TooLarge
+            | Self::Unprocessable
+            | Self::NotImplemented(_) => {}
+        }
+        response
+    }
+}
+
+/// Sets a header to a text. What no header can hold is left out.
+pub(crate) fn set(headers: &mut http::HeaderMap, name: HeaderName, value: &str) {
+    if let Ok(value) = HeaderValue::from_bytes(value.as_bytes()) {
+        headers.insert(name, value);
+    }
+}
+
+/// Sets a header whose name is stored data.
+pub(crate) fn set_named(headers: &mut http::HeaderMap, name: &str, value: &str) {
+    if let Ok(name) = HeaderName::from_bytes(name.as_bytes()) {
+        set(headers, name, value);
+    }
+}

@@ -1,0 +1,26 @@
+//! The front door: route by ring, run quorum, stream.
+//!
+//! [`Proxy`] answers the public port. It holds no state that matters: rings and secrets come from files, tokens are
+//! verified with the cluster's keys, and everything else is asked of the storage nodes.
+#![forbid(unsafe_code)]
+
+mod access;
+mod account;
+mod cache;
+mod capabilities;
+mod clock;
+mod cluster;
+mod container;
+mod driver;
+mod fault;
+mod filling;
+mod limiter;
+mod object;
+pub mod options;
+mod proxy;
+mod relay;
+mod rings;
+
+pub use options::{Options, Parts};
+pub use proxy::Proxy;
+pub use rings::RingsError;

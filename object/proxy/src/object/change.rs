@@ -1,0 +1,151 @@
+//! POST and DELETE of objects.
+
+use super::{delete_reply, text, write_reply};
+use crate::driver;
+use crate::fault::Fault;
+use crate::object::put::{expiry, plain};
+use crate::proxy::Core;
+use http::request::Parts as Head;
+use http::{StatusCode, header};
+use onggi_common_service::http::Response;
+use onggi_object_model::{Etag, Metadata, ObjectPath, ObjectRecord, PolicyIndex};
+use onggi_object_replica::{Consistency, Failure, Outcome};
+use onggi_object_wire::Place;
+use onggi_object_wire::object::{Delete, Post, Which};
+
+/// How often a write is tried again above what it met.
+pub(super) const STAMPS_MAX: usize = 3;
+
+impl Core {
+    pub(super) async fn post_object(
+        &self,
+        policy: PolicyIndex,
+        path: &ObjectPath,
+        request: &Head,
+    ) -> Result<Response, Fault> {
+        Self::check_features(request)?;
+        let headers = request
+            .headers
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_bytes()));
+        let mut metadata = Metadata::from_headers(headers)
+            .map_err(|error| Fault::BadRequest(error.to_string()))?;
+        expiry(&request.headers, self.cluster.clock.now(), &mut metadata)?;
+        let content_type = text(&request.headers, header::CONTENT_TYPE.as_str());
+        let content_type = content_type
+            .filter(|text| !text.is_empty())
+            .map(str::to_owned);
+        // An expired object is not there, though its row still is.
+        self.head(policy, path).await?;
+        for _ in 0..STAMPS_MAX {
+            let base = Post {
+                which: Which::whole(policy, path.clone()),
+                timestamp: self.cluster.clock.stamp(),
+                content_type: content_type.clone(),
+                metadata: metadata.clone(),
+                listing: Vec::new(),
+            };
+            let nodes = self.cluster.nodes.clone();
+            let send = |place: Place, told: Vec<Place>| {
+                let (nodes, post) = (
+                    nodes.clone(),
+                    Post {
+                        listing: told,
+                        ..base.clone()
+                    },
+                );
+                driver::boxed(async move { nodes.post_object(&place, &post).await })
+            };
+            let replicas = self
+                .cluster
+                .object(policy, path)
+                .ok_or(Fault::Unavailable)?;
+            let told = self.cluster.container(&path.container_path()).places();
+            let written = self
+                .cluster
+                .write(&replicas, &told, send, write_reply)
+                .await;
+            match written.outcome {
+                Outcome::Stored { .. } => return Ok(plain(StatusCode::ACCEPTED)),
+                Outcome::Failed(Failure::Newer { newest }) => self.cluster.clock.observe(newest),
+                Outcome::Failed(Failure::Missing) => return Err(Fault::NotFound),
+                Outcome::Failed(_) => return Err(Fault::Unavailable),
+            }
+        }
+        Err(Fault::Unavailable)
+    }
+
+    pub(super) async fn delete_object(
+        &self,
+        policy: PolicyIndex,
+        path: &ObjectPath,
+        request: &Head,
+    ) -> Result<Response, Fault> {
+        let query = request.uri.query().unwrap_or_default();
+        if query
+            .split('&')
+            .any(|pair| pair.starts_with("multipart-manifest=delete"))
+        {
+            // What is there is no manifest: it is deleted like anything else, as Swift does.
+            tracing::debug!("a manifest was to be deleted with its segments; none is supported");
+        }
+        for _ in 0..STAMPS_MAX {
+            let timestamp = self.cluster.clock.stamp();
+            let base = Delete {
+                which: Which::whole(policy, path.clone()),
+                timestamp,
+                listing: Vec::new(),
+            };
+            let nodes = self.cluster.nodes.clone();
+            let send = |place: Place, told: Vec<Place>| {
+                let (nodes, delete) = (
+                    nodes.clone(),
+                    Delete {
+                        listing: told,
+                        ..base.clone()
+                    },
+                );
+                driver::boxed(async move { nodes.delete_object(&place, &delete).await })
+            };
+            let replicas = self
+                .cluster
+                .object(policy, path)
+                .ok_or(Fault::Unavailable)?;
+            let told = self.cluster.container(&path.container_path()).places();
+            let written = self
+                .cluster
+                .write(&replicas, &told, send, delete_reply)
+                .await;
+            match written.outcome {
+                Outcome::Stored { existed, .. } => {
+                    let answers: Vec<_> =
+                        written.answers.iter().map(|(_, answer)| answer).collect();
+                    let listed = self
+                        .list_record(path, policy, &answers, || ObjectRecord {
+                            name: path.object.clone(),
+                            data_timestamp: timestamp,
+                            content_type_timestamp: timestamp,
+                            metadata_timestamp: timestamp,
+                            deleted: true,
+                            length: 0,
+                            etag: Etag::EMPTY,
+                            content_type: String::new(),
+                        })
+                        .await;
+                    if !listed && self.cluster.consistency == Consistency::Strict {
+                        return Err(Fault::Unavailable);
+                    }
+                    let status = StatusCode::NO_CONTENT;
+                    return if existed {
+                        Ok(plain(status))
+                    } else {
+                        Err(Fault::NotFound)
+                    };
+                }
+                Outcome::Failed(Failure::Newer { newest }) => self.cluster.clock.observe(newest),
+                Outcome::Failed(_) => return Err(Fault::Unavailable),
+            }
+        }
+        Err(Fault::Unavailable)
+    }
+}

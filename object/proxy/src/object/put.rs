@@ -1,0 +1,518 @@
+//! PUT of objects: bytes in, hashes beside, N copies out.
+
+use super::change::STAMPS_MAX;
+use super::stream::Fan;
+use super::{text, write_reply};
+use crate::driver;
+use crate::fault::{Fault, set};
+use crate::proxy::Core;
+use bytes::{Bytes, BytesMut};
+use http::request::Parts as Head;
+use http::{HeaderMap, HeaderValue, StatusCode, header};
+use http_body_util::BodyExt as _;
+use md5::{Digest as _, Md5};
+use onggi_common_service::http::{Body, Response, Stalled, empty};
+use onggi_common_units::Timestamp;
+use onggi_object_client::WriteAnswer;
+use onggi_object_model::limits::OBJECT_BYTES_MAX;
+use onggi_object_model::precondition::last_modified;
+use onggi_object_model::{
+    Etag, Metadata, ObjectPath, ObjectRecord, PolicyIndex, Precondition, Verdict,
+};
+use onggi_object_replica::{Consistency, Failure, Outcome};
+use onggi_object_wire::object::{BUFFERED_BYTES_MAX, Put, Tail, Which};
+use onggi_object_wire::{ChunkHasher, Place};
+
+const TIMESTAMP: http::HeaderName = http::HeaderName::from_static("x-timestamp");
+
+/// What a PUT is about, apart from its bytes.
+#[derive(Debug, Clone)]
+pub(super) struct NewObject {
+    pub(super) policy: PolicyIndex,
+    pub(super) path: ObjectPath,
+    pub(super) content_type: String,
+    pub(super) metadata: Metadata,
+    /// What the client says the MD5 is.
+    pub(super) etag: Option<String>,
+    /// How many bytes the client says there are.
+    pub(super) length: Option<u64>,
+    pub(super) if_absent: bool,
+}
+
+/// A body on its way in: every byte is hashed once.
+struct Arriving {
+    body: Body,
+    md5: Md5,
+    chunks: ChunkHasher,
+}
+
+impl Arriving {
+    fn new(body: Body) -> Self {
+        Self {
+            body,
+            md5: Md5::new(),
+            chunks: ChunkHasher::new(),
+        }
+    }
+
+    /// The next bytes; `None` at the end.
+    async fn next(&mut self) -> Result<Option<Bytes>, Fault> {
+        loop {
+            let frame = match self.body.frame().await {
+                None => return Ok(None),
+                Some(Ok(frame)) => frame,
+                Some(Err(error)) if error.is::<Stalled>() => return Err(Fault::RequestTimeout),
+                Some(Err(_)) => return Err(Fault::ClientDisconnect),
+            };
+            let Ok(bytes) = frame.into_data() else {
+                continue;
+            };
+            if bytes.is_empty() {
+                continue;
+            }
+            self.md5.update(&bytes);
+            self.chunks.update(&bytes);
+            if self.chunks.length() > OBJECT_BYTES_MAX {
+                return Err(Fault::TooLarge);
+            }
+            return Ok(Some(bytes));
+        }
+    }
+
+    /// The first bytes, until there are more than fit one message; whether that is all of them.
+    async fn begin(&mut self) -> Result<(Bytes, bool), Fault> {
+        let mut first = BytesMut::new();
+        while first.len() <= BUFFERED_BYTES_MAX {
+            match self.next().await? {
+                Some(bytes) => first.extend_from_slice(&bytes),
+                None => return Ok((first.freeze(), true)),
+            }
+        }
+        Ok((first.freeze(), false))
+    }
+
+    fn finish(self) -> Tail {
+        let hash = self.chunks.finish();
+        let etag = Etag::new(self.md5.finalize().into());
+        Tail {
+            length: hash.length,
+            etag,
+            root: hash.root,
+        }
+    }
+}
+
+/// Whether a request has no body.
+pub(super) async fn is_empty(body: Body) -> Result<bool, Fault> {
+    Ok(Arriving::new(body).next().await?.is_none())
+}
+
+/// An answer without a body or a word about one.
+pub(super) fn plain(status: StatusCode) -> Response {
+    let mut response = Response::new(empty());
+    *response.status_mut() = status;
+    let kind = HeaderValue::from_static("text/html; charset=UTF-8");
+    response.headers_mut().insert(header::CONTENT_TYPE, kind);
+    response
+}
+
+/// `X-Delete-After` becomes `X-Delete-At`; a moment that is over is refused.
+pub(super) fn expiry(
+    headers: &HeaderMap,
+    now: Timestamp,
+    metadata: &mut Metadata,
+) -> Result<(), Fault> {
+    let number = |name: &str, text: &str| {
+        let plain = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+        let value = if plain {
+            text.parse::<u64>().ok()
+        } else {
+            None
+        };
+        value.ok_or_else(|| Fault::BadRequest(format!("Non-integer {name}")))
+    };
+    let seconds = now.to_utc().seconds();
+    if let Some(after) = text(headers, "x-delete-after").filter(|text| !text.is_empty()) {
+        let after = number("X-Delete-After", after)?;
+        metadata.insert("x-delete-at", seconds.saturating_add(after).to_string());
+    }
+    let Some(at) = metadata.get("x-delete-at") else {
+        return Ok(());
+    };
+    if number("X-Delete-At", at)? <= seconds {
+        return Err(Fault::BadRequest("X-Delete-At in past".to_owned()));
+    }
+    Ok(())
+}
+
+/// What bytes are, by the end of their name: for the clients that do not say.
+fn guess(name: &str) -> &'static str {
+    let extension = name.rsplit_once('.').map_or("", |(_, extension)| extension);
+    match extension.to_ascii_lowercase().as_str() {
+        "css" => "text/css",
+        "csv" => "text/csv",
+        "gif" => "image/gif",
+        "gz" => "application/gzip",
+        "htm" | "html" => "text/html",
+        "jpeg" | "jpg" => "image/jpeg",
+        "js" => "application/javascript",
+        "json" => "application/json",
+        "mp4" => "video/mp4",
+        "pdf" => "application/pdf",
+        "png" => "image/png",
+        "svg" => "image/svg+xml",
+        "tar" => "application/x-tar",
+        "txt" => "text/plain",
+        "xml" => "text/xml",
+        "zip" => "application/zip",
+        _ => "application/octet-stream",
+    }
+}
+
+impl Core {
+    pub(super) async fn put_object(
+        &self,
+        policy: PolicyIndex,
+        path: &ObjectPath,
+        request: &Head,
+        body: Body,
+    ) -> Result<Response, Fault> {
+        Self::check_features(request)?;
+        let length = announced_length(&request.headers)?;
+        let mut new = self.new_object(policy, path, &request.headers, length)?;
+        new.if_absent = self.check_condition(&new, &request.headers).await?;
+        self.store(new, body).await
+    }
+
+    fn new_object(
+        &self,
+        policy: PolicyIndex,
+        path: &ObjectPath,
+        headers: &HeaderMap,
+        length: Option<u64>,
+    ) -> Result<NewObject, Fault> {
+        let pairs = headers
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_bytes()));
+        let mut metadata =
+            Metadata::from_headers(pairs).map_err(|error| Fault::BadRequest(error.to_string()))?;
+        expiry(headers, self.cluster.clock.now(), &mut metadata)?;
+        let detect = text(headers, "x-detect-content-type").is_some_and(|text| {
+            matches!(
+                text.to_ascii_lowercase().as_str(),
+                "true" | "1" | "yes" | "on" | "t" | "y"
+            )
+        });
+        let content_type = match headers.get(header::CONTENT_TYPE) {
+            Some(value) if !detect && !value.is_empty() => core::str::from_utf8(value.as_bytes())
+                .map_err(|_invalid| {
+                Fault::BadRequest("Please specify content-type as UTF-8".to_owned())
+            })?,
+            Some(_) | None => guess(path.object.as_str()),
+        };
+        let etag = text(headers, "etag").map(|etag| etag.trim().trim_matches('"').to_owned());
+        Ok(NewObject {
+            policy,
+            path: path.clone(),
+            content_type: content_type.to_owned(),
+            metadata,
+            etag: etag.filter(|etag| !etag.is_empty()),
+            length,
+            if_absent: false,
+        })
+    }
+
+    /// `If-None-Match: *` and `If-Match` are judged before a byte is taken. True for the first, which the nodes judge again.
+    pub(super) async fn check_condition(
+        &self,
+        new: &NewObject,
+        headers: &HeaderMap,
+    ) -> Result<bool, Fault> {
+        let pairs = headers
+            .iter()
+            .filter_map(|(name, value)| Some((name.as_str(), value.to_str().ok()?)));
+        let condition = Precondition::from_headers(pairs);
+        if condition.is_empty() {
+            return Ok(false);
+        }
+        if condition.has_none_match_tags() {
+            return Err(Fault::BadRequest(
+                "If-None-Match only supports *".to_owned(),
+            ));
+        }
+        let current = match self.head(new.policy, &new.path).await {
+            Ok(found) => Some(found),
+            Err(Fault::NotFound) => None,
+            Err(fault) => return Err(fault),
+        };
+        let etag = current
+            .as_ref()
+            .map(|info| (info.etag.to_string(), info.timestamp()));
+        let current = etag.as_ref().map(|(etag, stamp)| (etag.as_str(), *stamp));
+        match condition.judge_write(current) {
+            Verdict::Proceed => Ok(condition.is_absent_only()),
+            Verdict::NotModified | Verdict::Failed => Err(Fault::PreconditionFailed(
+                "A precondition for this request was not met".to_owned(),
+            )),
+        }
+    }
+
+    /// Takes the bytes and stores them.
+    pub(super) async fn store(&self, new: NewObject, body: Body) -> Result<Response, Fault> {
+        let mut arriving = Arriving::new(body);
+        let (first, is_all) = arriving.begin().await?;
+        if is_all {
+            let tail = arriving.finish();
+            check_etag(&new, &tail)?;
+            return self.store_whole(&new, first, tail).await;
+        }
+        let timestamp = self.cluster.clock.stamp();
+        let mut fan = Fan::open(self, &new, timestamp)?;
+        fan.send(first).await?;
+        while let Some(bytes) = arriving.next().await? {
+            fan.send(bytes).await?;
+        }
+        let tail = arriving.finish();
+        // Dropping the streams gives the PUT up: nothing of it stays.
+        check_etag(&new, &tail)?;
+        let needed = fan.needed();
+        let (outcome, answers) = fan.finish(&tail).await;
+        match outcome {
+            Outcome::Stored { .. } => self.acknowledge(&new, &tail, timestamp, &answers).await,
+            Outcome::Failed(Failure::Newer { newest })
+                if newest <= self.cluster.clock.now() && count_settled(&answers) >= needed =>
+            {
+                // Another write began while this one's bytes came, and stands in its place: as if it had come after this.
+                self.cluster.clock.observe(newest);
+                Ok(plain(StatusCode::ACCEPTED))
+            }
+            Outcome::Failed(failure) => Err(self.failed(failure)),
+        }
+    }
+
+    /// A small body goes whole: it can be sent again, to a handoff or above a newer row.
+    async fn store_whole(
+        &self,
+        new: &NewObject,
+        bytes: Bytes,
+        tail: Tail,
+    ) -> Result<Response, Fault> {
+        let replicas = self
+            .cluster
+            .object(new.policy, &new.path)
+            .ok_or(Fault::Unavailable)?;
+        let told = self.cluster.container(&new.path.container_path()).places();
+        for _ in 0..STAMPS_MAX {
+            let timestamp = self.cluster.clock.stamp();
+            let base = Put {
+                tail: Some(tail.clone()),
+                ..new.put(timestamp, Vec::new())
+            };
+            let nodes = self.cluster.nodes.clone();
+            let send = |place: Place, told: Vec<Place>| {
+                let (nodes, bytes) = (nodes.clone(), bytes.clone());
+                let put = Put {
+                    listing: told,
+                    ..base.clone()
+                };
+                driver::boxed(async move { nodes.put_object(&place, &put, bytes).await })
+            };
+            let written = self
+                .cluster
+                .write(&replicas, &told, send, write_reply)
+                .await;
+            match written.outcome {
+                Outcome::Stored { .. } => {
+                    let answers: Vec<WriteAnswer> = written
+                        .answers
+                        .into_iter()
+                        .map(|(_, answer)| answer)
+                        .collect();
+                    return self.acknowledge(new, &tail, timestamp, &answers).await;
+                }
+                Outcome::Failed(Failure::Newer { newest }) => self.cluster.clock.observe(newest),
+                Outcome::Failed(failure) => return Err(self.failed(failure)),
+            }
+        }
+        Err(Fault::Unavailable)
+    }
+
+    fn failed(&self, failure: Failure) -> Fault {
+        match failure {
+            Failure::ConditionFailed => {
+                Fault::PreconditionFailed("A precondition for this request was not met".to_owned())
+            }
+            Failure::Mismatch => Fault::Unprocessable,
+            // The clock is above it now: trying again succeeds.
+            Failure::Newer { newest } => {
+                self.cluster.clock.observe(newest);
+                Fault::Unavailable
+            }
+            Failure::Unavailable | Failure::Missing | Failure::Conflict => Fault::Unavailable,
+        }
+    }
+
+    async fn acknowledge(
+        &self,
+        new: &NewObject,
+        tail: &Tail,
+        timestamp: Timestamp,
+        answers: &[WriteAnswer],
+    ) -> Result<Response, Fault> {
+        let answers: Vec<&WriteAnswer> = answers.iter().collect();
+        let record = || ObjectRecord {
+            name: new.path.object.clone(),
+            data_timestamp: timestamp,
+            content_type_timestamp: timestamp,
+            metadata_timestamp: timestamp,
+            deleted: false,
+            length: tail.length,
+            etag: tail.etag,
+            content_type: new.content_type.clone(),
+        };
+        let listed = self
+            .list_record(&new.path, new.policy, &answers, record)
+            .await;
+        if !listed && self.cluster.consistency == Consistency::Strict {
+            return Err(Fault::Unavailable);
+        }
+        let mut response = plain(StatusCode::CREATED);
+        let headers = response.headers_mut();
+        set(headers, header::ETAG, &tail.etag.to_string());
+        set(headers, header::LAST_MODIFIED, &last_modified(timestamp));
+        set(headers, TIMESTAMP, &timestamp.normal());
+        Ok(response)
+    }
+}
+
+impl NewObject {
+    pub(super) fn put(&self, timestamp: Timestamp, listing: Vec<Place>) -> Put {
+        Put {
+            which: Which::whole(self.policy, self.path.clone()),
+            timestamp,
+            content_type: self.content_type.clone(),
+            metadata: self.metadata.clone(),
+            system: Metadata::default(),
+            length: self.length,
+            if_none_match: self.if_absent,
+            listing,
+            tail: None,
+        }
+    }
+}
+
+/// Nodes that have a write, or one that is newer.
+fn count_settled(answers: &[WriteAnswer]) -> usize {
+    let is_settled = |answer: &&WriteAnswer| {
+        matches!(
+            answer,
+            WriteAnswer::Written { .. } | WriteAnswer::Newer { .. }
+        )
+    };
+    answers.iter().filter(is_settled).count()
+}
+
+fn announced_length(headers: &HeaderMap) -> Result<Option<u64>, Fault> {
+    let Some(value) = headers.get(header::CONTENT_LENGTH) else {
+        return if headers.contains_key(header::TRANSFER_ENCODING) {
+            Ok(None)
+        } else {
+            Err(Fault::LengthRequired)
+        };
+    };
+    let length = value
+        .to_str()
+        .ok()
+        .and_then(|text| text.trim().parse::<u64>().ok());
+    let length = length
+        .ok_or_else(|| Fault::BadRequest("Invalid Content-Length header value".to_owned()))?;
+    if length > OBJECT_BYTES_MAX {
+        return Err(Fault::TooLarge);
+    }
+    Ok(Some(length))
+}
+
+fn check_etag(new: &NewObject, tail: &Tail) -> Result<(), Fault> {
+    let Some(expected) = &new.etag else {
+        return Ok(());
+    };
+    if expected.eq_ignore_ascii_case(&tail.etag.to_string()) {
+        Ok(())
+    } else {
+        Err(Fault::Unprocessable)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
+        pairs
+            .iter()
+            .map(|(name, value)| {
+                (
+                    http::HeaderName::from_static(name),
+                    HeaderValue::from_static(value),
+                )
+            })
+            .collect()
+    }
+
+    #[test]
+    fn a_body_needs_a_length_or_chunks_and_stays_below_the_limit() {
+        assert_eq!(announced_length(&headers(&[])), Err(Fault::LengthRequired));
+        assert_eq!(
+            announced_length(&headers(&[("transfer-encoding", "chunked")])),
+            Ok(None)
+        );
+        assert_eq!(
+            announced_length(&headers(&[("content-length", "7")])),
+            Ok(Some(7))
+        );
+        assert_eq!(
+            announced_length(&headers(&[("content-length", "5368709123")])),
+            Err(Fault::TooLarge)
+        );
+        assert!(matches!(
+            announced_length(&headers(&[("content-length", "x")])),
+            Err(Fault::BadRequest(_))
+        ));
+    }
+
+    #[test]
+    fn a_node_with_the_write_or_a_newer_one_is_settled() {
+        let answers = [
+            WriteAnswer::Written { listed: Vec::new() },
+            WriteAnswer::Newer {
+                newest: Timestamp::ZERO,
+            },
+            WriteAnswer::Full,
+            WriteAnswer::WrongBody,
+        ];
+        assert_eq!(count_settled(&answers), 2);
+    }
+
+    #[test]
+    fn a_deletion_date_must_be_a_number_in_the_future() {
+        let now: Timestamp = "1000".parse().unwrap();
+        let run = |name: &'static str, value: &'static str| {
+            let headers = headers(&[(name, value)]);
+            let pairs = headers
+                .iter()
+                .map(|(name, value)| (name.as_str(), value.as_bytes()));
+            let mut metadata = Metadata::from_headers(pairs).unwrap();
+            expiry(&headers, now, &mut metadata)
+                .map(|()| metadata.get("x-delete-at").map(str::to_owned))
+        };
+        assert_eq!(run("x-delete-after", "5"), Ok(Some("1005".to_owned())));
+        assert_eq!(run("x-delete-at", "1001"), Ok(Some("1001".to_owned())));
+        for (name, value) in [
+            ("x-delete-at", "999"),
+            ("x-delete-at", "soon"),
+            ("x-delete-after", "-1"),
+        ] {
+            assert!(run(name, value).is_err(), "{name}: {value}");
+        }
+    }
+}

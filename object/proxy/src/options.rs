@@ -1,0 +1,57 @@
+//! What an operator decides about the proxy, and what it is put together from.
+
+use onggi_common_host::{Clock, Entropy};
+use onggi_common_identity::Verifier;
+use onggi_object_client::Nodes;
+use onggi_object_model::Policy;
+use onggi_object_replica::Consistency;
+use onggi_object_ring::HashSecrets;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// What an operator decides about the proxy.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Where the ring files are: `account.ring.gz`, `container.ring.gz`, `object.ring.gz`, `object-1.ring.gz`, …
+    pub rings_dir: PathBuf,
+    /// The storage policies; the object ring of each is looked for.
+    pub policies: Vec<Policy>,
+    /// The identity service, `host:port`: v1 authentication is relayed there.
+    pub identity_address: String,
+    /// What an acknowledged write needs.
+    pub write_consistency: Consistency,
+}
+
+impl Options {
+    /// One policy, and the default consistency.
+    #[must_use]
+    pub fn new(rings_dir: PathBuf, identity_address: String) -> Self {
+        Self {
+            rings_dir,
+            policies: vec![Policy::single()],
+            identity_address,
+            write_consistency: Consistency::default(),
+        }
+    }
+}
+
+/// What a proxy is put together from.
+#[derive(Clone)]
+pub struct Parts {
+    /// The storage nodes.
+    pub nodes: Nodes,
+    /// Who bears a token.
+    pub verifier: Arc<Verifier>,
+    /// The texts around hashed paths.
+    pub secrets: HashSecrets,
+    /// What time it is.
+    pub clock: Arc<dyn Clock>,
+    /// Random bytes for request ids.
+    pub entropy: Arc<dyn Entropy>,
+}
+
+impl core::fmt::Debug for Parts {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Parts").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,30 @@
+//! The contract between proxy and nodes and between nodes.
+//!
+//! Every request is one HTTP/1.1 message to `/1/<device>/<resource>` ([`target`]). What is asked stands in one header,
+//! the *head* (JSON, typed in [`object`], [`container`], [`account`]); the body carries an object's bytes, a listing,
+//! or rows in the binary form of [`codec`]. Answers have a status and, where there is something to say, a head as well.
+//! Each request is signed ([`auth`]); a storage port answers nobody else.
+//!
+//! The `1` of the path is the version of this contract. A node refuses what it does not know.
+#![forbid(unsafe_code)]
+
+pub mod account;
+pub mod auth;
+pub mod body;
+pub mod codec;
+pub mod container;
+pub mod digest;
+pub mod head;
+pub mod merge;
+pub mod object;
+pub mod replication;
+pub mod row;
+pub mod rows;
+pub mod target;
+
+pub use auth::{ClusterKeys, Refusal, Signer, Verifier};
+pub use body::{ChunkHasher, Root};
+pub use digest::{Digest, Slot};
+pub use head::HeadError;
+pub use row::{Body, ObjectRow};
+pub use target::{DeviceName, Place, Resource, Target};

@@ -1,0 +1,177 @@
+//! Requests about one object, and their answers.
+//!
+//! | method | head | answers |
+//! |---|---|---|
+//! | PUT | [`Put`], bytes follow | 201, 409 (newer there), 412 (`if_none_match`), 422 (bytes are not what the tail says), 507 |
+//! | GET, HEAD | [`Get`] | 200, 206, 404 ([`Missing`]), 409 (another version), 416, 503 (bytes damaged) |
+//! | POST | [`Post`] | 202, 404, 409 |
+//! | DELETE | [`Delete`] | 204, 404 (a tombstone was left all the same), 409 |
+//!
+//! Any request: 400 (malformed), 403 (not signed), 507 (device not there).
+
+use crate::body::Root;
+use crate::target::Place;
+use onggi_common_units::Timestamp;
+use onggi_object_model::{ByteRange, Etag, Metadata, ObjectInfo, ObjectPath, PolicyIndex};
+
+/// The fragment byte of a whole copy. Erasure-coded fragments are numbered from zero.
+pub const WHOLE: u8 = 0xff;
+/// The longest body that may be sent whole, under a hash in the head.
+pub const BUFFERED_BYTES_MAX: usize = 64 << 10;
+
+/// Which object, under which policy.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Which {
+    /// The policy of its container.
+    pub policy: PolicyIndex,
+    /// The fragment, when the policy has fragments.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fragment: Option<u8>,
+    /// Its name.
+    pub path: ObjectPath,
+}
+
+impl Which {
+    /// A whole copy of an object.
+    #[must_use]
+    pub const fn whole(policy: PolicyIndex, path: ObjectPath) -> Self {
+        Self {
+            policy,
+            fragment: None,
+            path,
+        }
+    }
+
+    /// The fragment's byte in keys.
+    #[must_use]
+    pub fn fragment_byte(&self) -> u8 {
+        self.fragment.unwrap_or(WHOLE)
+    }
+}
+
+/// Stores an object.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Put {
+    /// Which.
+    pub which: Which,
+    /// When.
+    pub timestamp: Timestamp,
+    /// What its bytes are said to be.
+    pub content_type: String,
+    /// Its metadata.
+    pub metadata: Metadata,
+    /// What the system keeps with the bytes.
+    pub system: Metadata,
+    /// How many bytes will come, when the sender knows: space is looked for before the first.
+    pub length: Option<u64>,
+    /// Refuse with 412 when an object is there.
+    pub if_none_match: bool,
+    /// The container devices this node tells about it.
+    pub listing: Vec<Place>,
+    /// The end of a body that is sent whole; a streamed body has it in its trailer.
+    pub tail: Option<Tail>,
+}
+
+/// What is known once a body ends: the trailer of a streamed one.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tail {
+    /// How many bytes there were.
+    pub length: u64,
+    /// Their MD5.
+    pub etag: Etag,
+    /// The root of their chunks' hashes, which the node compares with its own.
+    pub root: Root,
+}
+
+/// Reads an object, or what is known about it.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Get {
+    /// Which.
+    pub which: Which,
+    /// Which bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub range: Option<Wanted>,
+    /// Only when its bytes were put then; 409 otherwise. For going on with another replica in mid-body.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<Timestamp>,
+}
+
+/// Which bytes of an object are wanted.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Wanted {
+    /// What a `Range` header says. A malformed one means everything.
+    Header(String),
+    /// These bytes.
+    Exact(ByteRange),
+}
+
+/// Changes an object's metadata.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Post {
+    /// Which.
+    pub which: Which,
+    /// When.
+    pub timestamp: Timestamp,
+    /// The new content type, if it changes.
+    pub content_type: Option<String>,
+    /// The new metadata; the old is gone.
+    pub metadata: Metadata,
+    /// The container devices this node tells about it.
+    pub listing: Vec<Place>,
+}
+
+/// Deletes an object.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Delete {
+    /// Which.
+    pub which: Which,
+    /// When.
+    pub timestamp: Timestamp,
+    /// The container devices this node tells about it.
+    pub listing: Vec<Place>,
+}
+
+/// An object that was found: 200, 206 and 416.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Found {
+    /// What readers see.
+    pub info: ObjectInfo,
+    /// What the system keeps with the bytes.
+    pub system: Metadata,
+    /// The root of the whole body.
+    pub root: Root,
+    /// The ranges whose bytes follow one after another, for 206.
+    pub ranges: Vec<ByteRange>,
+}
+
+/// An object that is not there: 404.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Missing {
+    /// When it was deleted, if the device remembers.
+    pub tombstone: Option<Timestamp>,
+}
+
+/// What a write did: 201, 202, 204, and 404 to a DELETE.
+#[derive(Debug, Clone, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Written {
+    /// The container devices that have the listing row. The node goes on telling the others.
+    pub listed: Vec<Place>,
+}
+
+/// A write that was refused: 409, 412.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Refused {
+    /// The newest timestamp of the row that is there.
+    pub newest: Timestamp,
+}

@@ -1,0 +1,502 @@
+//! Messages between nodes that hold copies of the same things.
+//!
+//! A node pushes; nobody pulls. It sends the digests of what it shares with a peer ([`Digests`]), learns which differ,
+//! asks the same about their slots, sends what rows the differing slots hold ([`Wants`]), and pushes those the peer lacks
+//! (`rows` with small bodies, `body` for large ones, `roster` for containers and accounts).
+
+use crate::body::Root;
+use crate::codec::{CodecError, Reader, Writer};
+use crate::digest::{Digest, SLOT_BITS};
+use crate::row::ObjectRow;
+use onggi_common_units::Timestamp;
+use onggi_object_model::{AccountInfo, AccountName, ContainerInfo, ContainerPath, PolicyIndex};
+
+/// Bytes of a message between nodes, bodies sent as streams apart.
+pub const MESSAGE_BYTES_MAX: usize = 16 << 20;
+/// Bytes of rows a sender puts into one message.
+pub const PUSH_BYTES_MAX: usize = 4 << 20;
+
+/// What is compared.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum Scope {
+    /// Objects under a policy.
+    Objects(PolicyIndex),
+    /// Containers.
+    Containers,
+    /// Accounts.
+    Accounts,
+}
+
+/// The head of a comparison of digests. The body is [`encode_sums`]; the answer (200) [`encode_units`] of those that
+/// differ.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Digests {
+    /// Of what.
+    pub scope: Scope,
+    /// The number of hash bits that number the units: the partition power, or the slot bits.
+    pub bits: u32,
+}
+
+/// The head of a comparison of rows. The body is [`encode_keys`]; the answer (200) the positions of those wanted, as
+/// [`encode_units`], with [`ROW_ONLY`] set where the receiver has the bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Wants {
+    /// Of what.
+    pub scope: Scope,
+}
+
+/// The head of a message with object rows. The body is [`encode_pushes`]; the answer (202) [`encode_units`] of those
+/// not taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Push {
+    /// The policy of all of them.
+    pub policy: PolicyIndex,
+}
+
+/// The head of one object row whose body follows as a stream with a tail. Answers: 201, 202 (row taken, bytes were
+/// there), 409 (newer there), 422, 507.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PushBody {
+    /// The policy.
+    pub policy: PolicyIndex,
+    /// The fragment's byte.
+    pub fragment: u8,
+    /// The row.
+    pub row: ObjectRow,
+}
+
+/// A container's or account's own row.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RosterInfo {
+    /// A container.
+    Container {
+        /// Its name.
+        path: ContainerPath,
+        /// What is known about it; its totals are the receiver's own affair.
+        info: ContainerInfo,
+    },
+    /// An account.
+    Account {
+        /// Its name.
+        account: AccountName,
+        /// What is known about it; its totals are the receiver's own affair.
+        info: AccountInfo,
+        /// When it was deleted last.
+        delete_timestamp: Timestamp,
+    },
+}
+
+/// The head of a message with a container's or account's row and some of its records ([`crate::rows`]). The answer (202)
+/// is a [`RosterState`].
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Roster {
+    /// Its own row.
+    pub roster: RosterInfo,
+}
+
+/// What a peer holds after a roster message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RosterState {
+    /// The digest over its row and records, in hexadecimal digits.
+    #[serde(with = "hex_digest")]
+    pub digest: Digest,
+}
+
+/// The head of a comparison of runs of records. The body is [`encode_runs`]; the answer (200) [`encode_units`] of those
+/// that differ.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RosterRuns {
+    /// Containers or accounts.
+    pub scope: Scope,
+    /// The path hash.
+    #[serde(with = "hex_hash")]
+    pub hash: [u8; 16],
+}
+
+mod hex_digest {
+    use crate::digest::Digest;
+    use serde::Deserialize as _;
+
+    pub(super) fn serialize<S: serde::Serializer>(
+        digest: &Digest,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(digest)
+    }
+
+    pub(super) fn deserialize<'de, D: serde::Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Digest, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let bytes: Option<[u8; 16]> = crate::head::from_hex(&text);
+        let bytes =
+            bytes.ok_or_else(|| serde::de::Error::custom("a digest is 32 hexadecimal digits"))?;
+        Ok(Digest::from_value(u128::from_be_bytes(bytes)))
+    }
+}
+
+mod hex_hash {
+    use serde::Deserialize as _;
+
+    pub(super) fn serialize<S: serde::Serializer>(
+        hash: &[u8; 16],
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&crate::head::to_hex(hash))
+    }
+
+    pub(super) fn deserialize<'de, D: serde::Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<[u8; 16], D::Error> {
+        let text = String::deserialize(deserializer)?;
+        crate::head::from_hex(&text)
+            .ok_or_else(|| serde::de::Error::custom("a path hash is 32 hexadecimal digits"))
+    }
+}
+
+const LENGTH_OK: &str = "messages are bounded far below 2^32 items";
+
+fn count(writer: &mut Writer, items: usize) {
+    writer.u32(u32::try_from(items).expect(LENGTH_OK));
+}
+
+/// Numbered digests, in any order.
+///
+/// # Panics
+/// When there are more than 2³².
+#[must_use]
+pub fn encode_sums(sums: &[(u32, Digest)]) -> Vec<u8> {
+    let mut writer = Writer::new();
+    count(&mut writer, sums.len());
+    for (unit, digest) in sums {
+        writer.u32(*unit);
+        writer.u128(digest.value());
+    }
+    writer.finish()
+}
+
+/// Reads what [`encode_sums`] wrote.
+///
+/// # Errors
+/// When the bytes are something else.
+pub fn decode_sums(bytes: &[u8]) -> Result<Vec<(u32, Digest)>, CodecError> {
+    const WHAT: &str = "a list of digests";
+    let mut reader = Reader::new(bytes);
+    let count = reader.count(WHAT, 20)?;
+    let mut sums = Vec::with_capacity(count);
+    for _ in 0..count {
+        sums.push((reader.u32(WHAT)?, Digest::from_value(reader.u128(WHAT)?)));
+    }
+    reader.end(WHAT)?;
+    Ok(sums)
+}
+
+/// A list of numbers.
+///
+/// # Panics
+/// When there are more than 2³².
+#[must_use]
+pub fn encode_units(units: &[u32]) -> Vec<u8> {
+    let mut writer = Writer::new();
+    count(&mut writer, units.len());
+    for unit in units {
+        writer.u32(*unit);
+    }
+    writer.finish()
+}
+
+/// Reads what [`encode_units`] wrote.
+///
+/// # Errors
+/// When the bytes are something else.
+pub fn decode_units(bytes: &[u8]) -> Result<Vec<u32>, CodecError> {
+    const WHAT: &str = "a list of numbers";
+    let mut reader = Reader::new(bytes);
+    let count = reader.count(WHAT, 4)?;
+    let mut units = Vec::with_capacity(count);
+    for _ in 0..count {
+        units.push(reader.u32(WHAT)?);
+    }
+    reader.end(WHAT)?;
+    Ok(units)
+}
+
+/// One row of a comparison: where it is, and its part of the digest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KeySum {
+    /// The path hash.
+    pub hash: [u8; 16],
+    /// The fragment's byte.
+    pub fragment: u8,
+    /// The row's digest.
+    pub digest: Digest,
+    /// When its bytes, its content type and its metadata were set: the receiver does not want what it knows to be older.
+    pub timestamps: [Timestamp; 3],
+}
+
+/// In an answer to [`Wants`]: the receiver has the row's bytes and wants only the row.
+pub const ROW_ONLY: u32 = 1 << 31;
+
+/// Rows to compare.
+///
+/// # Panics
+/// When there are more than 2³².
+#[must_use]
+pub fn encode_keys(keys: &[KeySum]) -> Vec<u8> {
+    let mut writer = Writer::new();
+    count(&mut writer, keys.len());
+    for key in keys {
+        writer.raw(&key.hash);
+        writer.u8(key.fragment);
+        writer.u128(key.digest.value());
+        for at in key.timestamps {
+            writer.timestamp(at);
+        }
+    }
+    writer.finish()
+}
+
+/// Reads what [`encode_keys`] wrote.
+///
+/// # Errors
+/// When the bytes are something else.
+pub fn decode_keys(bytes: &[u8]) -> Result<Vec<KeySum>, CodecError> {
+    const WHAT: &str = "a list of keys";
+    let mut reader = Reader::new(bytes);
+    let count = reader.count(WHAT, 81)?;
+    let mut keys = Vec::with_capacity(count);
+    for _ in 0..count {
+        keys.push(KeySum {
+            hash: reader.array(WHAT)?,
+            fragment: reader.u8(WHAT)?,
+            digest: Digest::from_value(reader.u128(WHAT)?),
+            timestamps: [
+                reader.timestamp(WHAT)?,
+                reader.timestamp(WHAT)?,
+                reader.timestamp(WHAT)?,
+            ],
+        });
+    }
+    reader.end(WHAT)?;
+    Ok(keys)
+}
+
+/// A row on its way to a peer, with its bytes when they are few.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PushRow {
+    /// The fragment's byte.
+    pub fragment: u8,
+    /// The row.
+    pub row: ObjectRow,
+    /// Its bytes; `None` for a tombstone, and for a row whose bytes the peer has.
+    pub bytes: Option<Vec<u8>>,
+}
+
+impl PushRow {
+    /// About how many bytes it takes in a message.
+    #[must_use]
+    pub fn cost(&self) -> usize {
+        const ROW_BYTES: usize = 1_024;
+        self.bytes.as_ref().map_or(0, Vec::len) + ROW_BYTES
+    }
+}
+
+/// Rows on their way to a peer.
+///
+/// # Panics
+/// When there are more than 2³².
+#[must_use]
+pub fn encode_pushes(rows: &[PushRow]) -> Vec<u8> {
+    let mut writer = Writer::new();
+    count(&mut writer, rows.len());
+    for push in rows {
+        writer.u8(push.fragment);
+        push.row.encode(&mut writer);
+        match &push.bytes {
+            None => writer.u8(0),
+            Some(bytes) => {
+                writer.u8(1);
+                writer.bytes(bytes);
+            }
+        }
+    }
+    writer.finish()
+}
+
+/// Reads what [`encode_pushes`] wrote. Bodies that do not have the root their row names are refused.
+///
+/// # Errors
+/// When the bytes are something else.
+pub fn decode_pushes(bytes: &[u8]) -> Result<Vec<PushRow>, CodecError> {
+    const WHAT: &str = "a list of rows";
+    let mut reader = Reader::new(bytes);
+    let count = reader.count(WHAT, 32)?;
+    let mut rows = Vec::with_capacity(count);
+    for _ in 0..count {
+        let fragment = reader.u8(WHAT)?;
+        let row = ObjectRow::decode(&mut reader)?;
+        let bytes = match reader.u8(WHAT)? {
+            0 => None,
+            1 => Some(reader.bytes(WHAT)?.to_vec()),
+            _ => return Err(CodecError::Malformed { what: WHAT }),
+        };
+        let fits = match (&bytes, &row.body) {
+            (None, _) => true,
+            (Some(bytes), Some(body)) => {
+                bytes.len() as u64 == body.length && Root::of(bytes) == body.root
+            }
+            (Some(_), None) => false,
+        };
+        if !fits {
+            return Err(CodecError::Malformed {
+                what: "a row's body",
+            });
+        }
+        rows.push(PushRow {
+            fragment,
+            row,
+            bytes,
+        });
+    }
+    reader.end(WHAT)?;
+    Ok(rows)
+}
+
+/// A run of records: the name of its last one, and the digest over it. A run begins after the one before.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Run {
+    /// The name the run ends with; `None` runs to the end.
+    pub last: Option<String>,
+    /// The digest over its records.
+    pub digest: Digest,
+}
+
+/// Runs of records in the order of their names.
+///
+/// # Panics
+/// When there are more than 2³².
+#[must_use]
+pub fn encode_runs(runs: &[Run]) -> Vec<u8> {
+    let mut writer = Writer::new();
+    count(&mut writer, runs.len());
+    for run in runs {
+        match &run.last {
+            None => writer.u8(0),
+            Some(last) => {
+                writer.u8(1);
+                writer.text(last);
+            }
+        }
+        writer.u128(run.digest.value());
+    }
+    writer.finish()
+}
+
+/// Reads what [`encode_runs`] wrote.
+///
+/// # Errors
+/// When the bytes are something else.
+pub fn decode_runs(bytes: &[u8]) -> Result<Vec<Run>, CodecError> {
+    const WHAT: &str = "a list of runs";
+    let mut reader = Reader::new(bytes);
+    let count = reader.count(WHAT, 17)?;
+    let mut runs = Vec::with_capacity(count);
+    for _ in 0..count {
+        let last = match reader.u8(WHAT)? {
+            0 => None,
+            1 => Some(reader.text(WHAT)?),
+            _ => return Err(CodecError::Malformed { what: WHAT }),
+        };
+        runs.push(Run {
+            last,
+            digest: Digest::from_value(reader.u128(WHAT)?),
+        });
+    }
+    reader.end(WHAT)?;
+    Ok(runs)
+}
+
+/// Whether units of so many bits can be compared with digests kept per slot.
+#[must_use]
+pub const fn are_comparable(bits: u32) -> bool {
+    bits <= SLOT_BITS
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_pushed_body_must_have_the_root_of_its_row() {
+        let mut row = ObjectRow::tombstone(crate::row::tests::path(), Timestamp::ZERO);
+        row.body = Some(crate::Body {
+            length: 3,
+            etag: onggi_object_model::Etag::EMPTY,
+            root: Root::of(b"jar"),
+            system: onggi_object_model::Metadata::default(),
+        });
+        let push = |bytes: &[u8]| {
+            encode_pushes(&[PushRow {
+                fragment: 255,
+                row: row.clone(),
+                bytes: Some(bytes.to_vec()),
+            }])
+        };
+        assert_eq!(decode_pushes(&push(b"jar")).unwrap().len(), 1);
+        assert!(decode_pushes(&push(b"jug")).is_err());
+        assert!(decode_pushes(&push(b"jars")).is_err());
+    }
+
+    #[test]
+    fn heads_print_and_parse() {
+        let runs = RosterRuns {
+            scope: Scope::Objects(PolicyIndex::new(3)),
+            hash: [0xab; 16],
+        };
+        let value = crate::head::encode(&runs).unwrap();
+        assert_eq!(
+            crate::head::decode::<RosterRuns>(Some(&value)).unwrap(),
+            runs
+        );
+        let state = RosterState {
+            digest: Digest::of(b"x"),
+        };
+        let value = crate::head::encode(&state).unwrap();
+        assert_eq!(
+            crate::head::decode::<RosterState>(Some(&value)).unwrap(),
+            state
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn lists_come_back(units in prop::collection::vec(any::<u32>(), 0..20), sum in any::<u128>(), name in ".{0,10}") {
+            prop_assert_eq!(decode_units(&encode_units(&units)), Ok(units.clone()));
+            let sums: Vec<_> = units.iter().map(|unit| (*unit, Digest::from_value(sum))).collect();
+            prop_assert_eq!(decode_sums(&encode_sums(&sums)), Ok(sums));
+            let runs = vec![Run { last: Some(name), digest: Digest::from_value(sum) }, Run { last: None, digest: Digest::EMPTY }];
+            prop_assert_eq!(decode_runs(&encode_runs(&runs)), Ok(runs));
+        }
+
+        #[test]
+        fn no_bytes_panic(bytes in prop::collection::vec(any::<u8>(), 0..80)) {
+            drop(decode_units(&bytes));
+            drop(decode_sums(&bytes));
+            drop(decode_keys(&bytes));
+            drop(decode_pushes(&bytes));
+            drop(decode_runs(&bytes));
+        }
+    }
+}
