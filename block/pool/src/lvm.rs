@@ -20,6 +20,7 @@ mod device_mapper;
 mod error;
 mod ground;
 mod group;
+mod hints;
 mod mapping;
 pub mod names;
 pub mod protocol;

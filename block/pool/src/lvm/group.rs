@@ -10,7 +10,7 @@ use crate::lvm::error::LvmError;
 use crate::lvm::names::{TAG_OURS, VgName};
 use crate::lvm::report::{self, Group, PhysicalVolume};
 use crate::lvm::worker::{Worker, WorkerOptions};
-use crate::lvm::{device_mapper, ground};
+use crate::lvm::{device_mapper, ground, hints};
 use crate::pool::PoolKind;
 use core::time::Duration;
 use ground::Ground;
@@ -175,6 +175,7 @@ fn prepare_on(
     });
     let group = find_or_make(options, &worker, ground, marker)?;
     let group = grow(options, &worker, group)?;
+    hints::outdate();
     let made = Marker {
         group_uuid: Some(group.uuid.clone()),
         size: ground.size,

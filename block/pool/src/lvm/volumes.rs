@@ -17,6 +17,7 @@ use crate::error::PoolError;
 use crate::lvm::error::LvmError;
 use crate::lvm::ground::Ground;
 use crate::lvm::group::{self, LvmOptions, thin_pool_name};
+use crate::lvm::hints;
 use crate::lvm::mapping::{self, MappingError};
 use crate::lvm::names::{
     TAG_GROWING, TAG_OURS, TAG_UNREADY, VgName, is_label_tag, is_zeroing, label_tags, labels_of,
@@ -113,7 +114,11 @@ impl LvmPool {
     pub fn release(mut self) -> Result<(), PoolError> {
         self.close();
         match &self.shared.ground.loop_device {
-            Some(device) => Ok(device.detach().map_err(LvmError::Loop)?),
+            Some(device) => {
+                device.detach().map_err(LvmError::Loop)?;
+                hints::outdate();
+                Ok(())
+            }
             None => Ok(()),
         }
     }

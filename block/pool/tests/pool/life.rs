@@ -81,6 +81,22 @@ fn a_volume_lives_its_life_and_the_machines_own_tools_see_it() {
 }
 
 #[test]
+fn the_machines_tools_see_a_group_made_after_they_looked() {
+    let (Some(one), Some(other)) = (Jar::new(64), Jar::new(64)) else {
+        return;
+    };
+    let first = one.open();
+    // What this finds is remembered; devices it did not find are not read again unless somebody says so.
+    assert!(operator(&["vgs", "--noheadings", "-o", "vg_name"]).contains(one.group()));
+    let second = other.open();
+    let device = second.device().to_string_lossy().into_owned();
+    let group = operator(&["pvs", "--noheadings", "-o", "vg_name", &device]);
+    assert_eq!(group.trim(), other.group());
+    second.release().unwrap();
+    first.release().unwrap();
+}
+
+#[test]
 fn bytes_lie_where_the_kernel_would_put_them() {
     let Some(jar) = Jar::new(256) else { return };
     let pool = jar.open();
