@@ -11,6 +11,7 @@ mod backend;
 mod call;
 mod catalog;
 mod fault;
+mod messages;
 mod metadata;
 mod route;
 mod server;

@@ -30,6 +30,8 @@ pub(crate) enum Resource {
     Pools,
     Extensions,
     FilterNames,
+    Messages,
+    Message(String),
     /// A collection this service keeps nothing in yet: its name in answers, the noun of one thing.
     EmptyCollection(Kept),
     /// One thing of such a collection, which cannot exist.
@@ -56,11 +58,6 @@ const BACKUPS: Kept = Kept {
     plural: "backups",
     noun: "Backup",
     making: "make backups",
-};
-const MESSAGES: Kept = Kept {
-    plural: "messages",
-    noun: "Message",
-    making: "make messages",
 };
 const TRANSFERS: Kept = Kept {
     plural: "transfers",
@@ -141,6 +138,8 @@ fn resource(segments: &[&str]) -> Option<Resource> {
         ["types", "default"] => Resource::DefaultType,
         ["types", id] => Resource::Type(owned(id)),
         ["types", id, "extra_specs"] => Resource::TypeExtraSpecs(owned(id)),
+        ["messages"] => Resource::Messages,
+        ["messages", id] => Resource::Message(owned(id)),
         ["os-availability-zone"] => Resource::AvailabilityZones,
         ["limits"] => Resource::Limits,
         ["os-quota-sets", project] => Resource::QuotaSet(owned(project)),
@@ -173,7 +172,6 @@ fn kept(collection: &str, rest: &[&str]) -> Option<Resource> {
     let kept = match collection {
         "snapshots" => SNAPSHOTS,
         "backups" => BACKUPS,
-        "messages" => MESSAGES,
         "volume-transfers" | "os-volume-transfer" => TRANSFERS,
         "groups" => GROUPS,
         "group_types" => GROUP_TYPES,
@@ -204,6 +202,7 @@ impl Resource {
             | Self::Attachment(_)
             | Self::VolumeMetadataItem(..)
             | Self::Type(_) => &[GET, PUT, DELETE],
+            Self::Message(_) => &[GET, DELETE],
             Self::VolumeMetadata(_) => &[GET, POST, PUT],
             Self::VolumeAction(_) | Self::AttachmentAction(_) => &[POST],
             Self::QuotaSet(_) => &[GET, PUT, DELETE],
@@ -211,6 +210,7 @@ impl Resource {
             Self::Absent(..) => &[GET, PUT, POST, DELETE],
             Self::VolumesDetail
             | Self::VolumesSummary
+            | Self::Messages
             | Self::VolumeEncryption(_)
             | Self::AttachmentsDetail
             | Self::DefaultType
@@ -247,6 +247,8 @@ mod tests {
                 Resource::AttachmentAction("x".to_owned()),
             ),
             ("types/default", Resource::DefaultType),
+            ("messages", Resource::Messages),
+            ("messages/x", Resource::Message("x".to_owned())),
             ("snapshots/detail", Resource::EmptyCollection(SNAPSHOTS)),
             ("backups/y", Resource::Absent(BACKUPS, "y".to_owned())),
         ] {

@@ -4,7 +4,7 @@ use crate::answer::Answer;
 use crate::backend::Backend;
 use crate::call::{Call, authenticate, links, route, version};
 use crate::route::Resource;
-use crate::{actions, attachments, catalog, metadata, volumes};
+use crate::{actions, attachments, catalog, messages, metadata, volumes};
 use http::{Method, StatusCode};
 use onggi_block_cinder::microversion::since;
 use onggi_block_cinder::{Fault, version as version_document};
@@ -96,6 +96,11 @@ async fn dispatch(backend: &Backend, call: &Call) -> Result<Answer, Fault> {
         | Resource::AttachmentsDetail
         | Resource::Attachment(_)
         | Resource::AttachmentAction(_) => dispatch_attachments(backend, call).await,
+        Resource::Messages => messages::list(backend, call).await,
+        Resource::Message(id) if call.method == Method::DELETE => {
+            messages::delete(backend, call, id).await
+        }
+        Resource::Message(id) => messages::show(backend, call, id).await,
         _ => dispatch_catalog(backend, call).await,
     }
 }

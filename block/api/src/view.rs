@@ -6,7 +6,9 @@ use onggi_block_cinder::quota::{Quota, QuotaSet};
 use onggi_block_cinder::service::ServiceView;
 use onggi_block_cinder::volume::AttachedView;
 use onggi_block_cinder::volume_type::VolumeTypeView;
-use onggi_block_cinder::{AttachMode, AttachmentView, CreateVolume, Fault, VolumeView};
+use onggi_block_cinder::{
+    AttachMode, AttachmentView, CreateVolume, Fault, MessageView, VolumeView,
+};
 use onggi_block_manager::{
     AttachmentDetail, ConnectionInfo, PoolStatus, ServiceStatus, VolumeDetail,
 };
@@ -57,6 +59,12 @@ pub(crate) fn volume(detail: VolumeDetail, types: &[VolumeType]) -> VolumeView {
         attachments: complete.map(attached).collect(),
         host: (volume.state != VolumeState::Creating).then(|| volume.pool.to_string()),
         service_uuid: None,
+        message: volume.fault.map(|fault| MessageView {
+            volume: volume.id.0,
+            operation: fault.operation,
+            reason: fault.message,
+            created_at: fault.at,
+        }),
     }
 }
 

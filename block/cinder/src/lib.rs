@@ -12,6 +12,7 @@ pub mod filter;
 pub mod json;
 pub mod link;
 pub mod list;
+pub mod message;
 pub mod microversion;
 pub mod quota;
 pub mod schema;
@@ -25,5 +26,6 @@ pub use attachment::{AttachMode, AttachmentView, Connector, CreateAttachment, Up
 pub use fault::{Fault, FaultKind};
 pub use link::Links;
 pub use list::{ListQuery, Page};
+pub use message::MessageView;
 pub use microversion::Microversion;
 pub use volume::{CreateVolume, Rendering, UpdateVolume, VolumeView};

@@ -3,7 +3,7 @@
 use crate::list::Filter;
 use crate::microversion::since;
 use crate::schema::Fields;
-use crate::{Fault, Links, Microversion};
+use crate::{Fault, Links, MessageView, Microversion};
 use core::cmp::Ordering;
 use onggi_common_units::{UtcTime, Uuid};
 use serde_json::{Map, Value, json};
@@ -249,6 +249,8 @@ pub struct VolumeView {
     pub host: Option<String>,
     /// The service that holds it.
     pub service_uuid: Option<Uuid>,
+    /// What last went wrong with it; shown as a message, not as part of the volume.
+    pub message: Option<MessageView>,
 }
 
 /// For whom a view is rendered.

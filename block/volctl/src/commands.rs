@@ -126,9 +126,22 @@ async fn wait_until_settled(
     let volume = volume.with_context(|| format!("volume {id} is gone"))?;
     let status = volume["status"].as_str().unwrap_or("");
     if status.starts_with("error") {
-        bail!("volume {id} went to status {status}: see the service's log and `volctl show {id}`");
+        bail!(
+            "volume {id} went to status {status}: {}",
+            reason(client, id).await
+        );
     }
     Ok(volume)
+}
+
+/// Why a volume is in an error state, as the service's messages tell it.
+async fn reason(client: &Client, id: &str) -> String {
+    let asked = client.get(&format!("messages/{id}")).await;
+    let told = asked.ok().and_then(|answer| {
+        let text = answer["message"]["user_message"].as_str();
+        text.map(str::to_owned)
+    });
+    told.unwrap_or_else(|| "see the service's log".to_owned())
 }
 
 pub(crate) async fn list(client: &Client, request: List) -> Result<Output> {

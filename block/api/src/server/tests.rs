@@ -26,7 +26,7 @@ struct World {
     api: Api,
     manager: Arc<Manager>,
     ring: KeyRing,
-    _directory: tempfile::TempDir,
+    directory: tempfile::TempDir,
 }
 
 /// What came back.
@@ -88,7 +88,7 @@ impl World {
             api,
             manager,
             ring,
-            _directory: directory,
+            directory,
         }
     }
 
@@ -932,4 +932,38 @@ async fn the_catalogue_is_served() {
     );
     let summary = world.call("GET", "volumes/summary", None).await.json();
     assert_eq!(summary["volume-summary"]["total_count"], 0);
+}
+
+#[tokio::test]
+async fn what_went_wrong_with_a_volume_is_told_as_a_message() {
+    let world = World::new();
+    let id = world.volume("jar").await;
+    let bytes = world.directory.path().join(format!("pool/volume-{id}"));
+    std::fs::remove_file(bytes).unwrap();
+    let path = format!("volumes/{id}/action");
+    let grow = json!({"os-extend": {"new_size": 2}});
+    assert_eq!(world.call("POST", &path, Some(grow)).await.status, 202);
+    world.settle().await;
+    let listed = world.call("GET", "messages", None).await.json();
+    let message = &listed["messages"][0];
+    assert_eq!(message["resource_uuid"], id, "{listed}");
+    assert_eq!(message["event_id"], "VOLUME_VOLUME_007_001");
+    let one = world.call("GET", &format!("messages/{id}"), None).await;
+    assert_eq!(&one.json()["message"], message);
+    let other = world
+        .call("GET", "messages?resource_uuid=somebody", None)
+        .await;
+    assert_eq!(other.json()["messages"], json!([]));
+    let missing = world
+        .call("GET", &format!("messages/{NOWHERE}"), None)
+        .await;
+    assert_eq!(missing.status, 404);
+    // Another project sees neither the list entry nor the message.
+    let stranger = world.token(OTHER, &["member", "reader"]);
+    let listed = world.call_as(&stranger, "GET", "messages", None).await;
+    assert_eq!(listed.json()["messages"], json!([]));
+    let hidden = world
+        .call_as(&stranger, "GET", &format!("messages/{id}"), None)
+        .await;
+    assert_eq!(hidden.status, 404);
 }

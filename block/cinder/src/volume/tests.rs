@@ -30,6 +30,7 @@ fn view() -> VolumeView {
         }],
         host: Some("h@lvm#lvm".to_owned()),
         service_uuid: None,
+        message: None,
     }
 }
 
