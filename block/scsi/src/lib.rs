@@ -25,5 +25,5 @@ pub use inquiry::Identity;
 pub use logical_unit::{LogicalUnit, MissingUnit, Nexus, Outcome, Settings, View};
 pub use media::{Fill, LbaStatus, MediaFailure, MediaOp, MediaResult, Provisioning};
 pub use range::{BlockSize, Capacity, Lba, LbaRange, Lun};
-pub use reservation::{PersistentReservation, ReservationType};
+pub use reservation::{PersistentReservation, ReservationType, SavedError, SavedReservations};
 pub use sense::{Response, Sense, SenseKey, Status};

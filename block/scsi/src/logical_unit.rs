@@ -14,7 +14,9 @@ use crate::mode::ModePages;
 use crate::opcodes;
 use crate::range::{Capacity, Lun};
 use crate::report;
-use crate::reservation::{Notices, Refusal, Reservations, Rule};
+use crate::reservation::{
+    Notices, OutRequest, Refusal, Reservations, Rule, SavedError, SavedReservations,
+};
 use crate::sense::{Response, Sense, Status};
 use crate::wire::cut;
 use plan::{Geometry, unmap_ranges};
@@ -170,6 +172,23 @@ impl LogicalUnit {
             is_stopped: false,
             generation: 0,
         }
+    }
+
+    /// The unit with the reservations that were kept when it was switched off.
+    ///
+    /// # Errors
+    /// When they contradict themselves.
+    pub fn with_reservations(self, saved: SavedReservations) -> Result<Self, SavedError> {
+        Ok(Self {
+            reservations: Reservations::restore(saved)?,
+            ..self
+        })
+    }
+
+    /// The reservations that are to be kept across a loss of power, if that was asked for (APTPL).
+    #[must_use]
+    pub fn saved_reservations(&self) -> Option<SavedReservations> {
+        self.reservations.saved()
     }
 
     /// Changes whenever a [`View`] may have become wrong.
@@ -377,9 +396,7 @@ impl LogicalUnit {
                 cut(self.reservations.persistent_in(action), allocation)
             }
             Cdb::PersistentReserveOut(request) => {
-                let notices = self.reservations.persistent_out(nexus, request, data)?;
-                self.notify(notices);
-                Vec::new()
+                return self.persistent_out(nexus, request, data);
             }
             Cdb::ReportSupportedOpcodes(asked) => report::opcodes(asked, provisioning)?,
             Cdb::ReportSupportedTaskManagement {
@@ -399,6 +416,29 @@ impl LogicalUnit {
             | Cdb::GetLbaStatus { .. } => return Err(Sense::INTERNAL_FAILURE.into()),
         };
         Ok(Done::Response(Response::data(data_in)))
+    }
+
+    fn persistent_out(
+        &mut self,
+        nexus: &Nexus,
+        request: OutRequest,
+        data: &[u8],
+    ) -> Result<Done, Refusal> {
+        let nexuses = &self.nexuses;
+        let known = |name: &str| {
+            let named = nexuses.keys().filter(|known| *known.initiator == *name);
+            named.cloned().collect()
+        };
+        let changes = self
+            .reservations
+            .persistent_out(nexus, request, data, known)?;
+        self.notify(changes.notices);
+        let (aborted, saves) = (changes.aborted, changes.must_save);
+        Ok(if aborted.is_empty() && !saves {
+            Done::Response(Response::good())
+        } else {
+            Done::Media(MediaOp::Settle { aborted, saves })
+        })
     }
 
     fn change(

@@ -7,6 +7,7 @@
 //! | `Flush` | makes all finished writes durable (B1) | |
 //! | `CompareAndWrite`, `OrWrite` | as one step that no other write of this unit can come between | |
 
+use crate::logical_unit::Nexus;
 use crate::range::LbaRange;
 use crate::sense::{Response, Sense, Status};
 use crate::wire::{Builder, cut};
@@ -107,6 +108,14 @@ pub enum MediaOp {
         /// How many bytes of parameter data the initiator takes.
         allocation: u32,
     },
+    /// See that none of these nexuses' earlier commands changes the medium any more, and that what has to outlive a
+    /// loss of power of the unit's reservations is kept.
+    Settle {
+        /// Whose commands are void.
+        aborted: Vec<Nexus>,
+        /// Whether the unit's saved reservations have changed.
+        saves: bool,
+    },
 }
 
 /// Blocks in a row that all hold data, or all do not.
@@ -129,6 +138,10 @@ pub enum MediaFailure {
     OutOfSpace,
     /// It is no longer ours to touch: its place may belong to something else now.
     Fenced,
+    /// Another nexus ended the command (PREEMPT AND ABORT) before it changed anything.
+    Aborted,
+    /// The unit's reservations could not be put on stable storage. They are in force, but a restart may forget them.
+    Save,
 }
 
 /// How a media operation ended.
@@ -168,6 +181,7 @@ impl MediaOp {
                 | Self::OrWrite { .. }
                 | Self::Verify { .. }
                 | Self::Compare { .. }
+                | Self::Settle { .. }
                 | Self::Status { .. } => Response::good(),
             },
             MediaResult::Miscompare { offset } => {
@@ -184,6 +198,8 @@ impl MediaOp {
                 MediaFailure::Write => Sense::WRITE_ERROR,
                 MediaFailure::OutOfSpace => Sense::OUT_OF_SPACE,
                 MediaFailure::Fenced => Sense::FENCED,
+                MediaFailure::Aborted => Sense::COMMANDS_CLEARED,
+                MediaFailure::Save => Sense::INTERNAL_FAILURE,
             }),
         }
     }

@@ -198,9 +198,23 @@ pub(crate) static TABLE: &[Entry] = &[
     ),
     entry!(
         0x5f,
+        0x05,
+        Persistent,
+        |b| persistent_out(b, OutAction::PreemptAndAbort),
+        PR_OUT
+    ),
+    entry!(
+        0x5f,
         0x06,
         Persistent,
         |b| persistent_out(b, OutAction::RegisterAndIgnore),
+        PR_OUT
+    ),
+    entry!(
+        0x5f,
+        0x07,
+        Persistent,
+        |b| persistent_out(b, OutAction::RegisterAndMove),
         PR_OUT
     ),
     entry!(0x88, Read, |b| read(b, span16(b)), usage16(0x88, 0xf8)),

@@ -211,7 +211,7 @@ mod tests {
             [0, 1, 0, 0]
         );
         assert_eq!(
-            opcodes(asked(2, 0x5f, 7), Provisioning::Thin).unwrap(),
+            opcodes(asked(2, 0x5f, 8), Provisioning::Thin).unwrap(),
             [0, 1, 0, 0]
         );
         assert_eq!(

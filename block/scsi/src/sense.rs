@@ -126,6 +126,8 @@ impl Sense {
     pub const STOPPED: Self = Self::new(SenseKey::NotReady, 0x04, 0x02);
     /// LOGICAL UNIT COMMUNICATION FAILURE: the medium is fenced.
     pub const FENCED: Self = Self::new(SenseKey::HardwareError, 0x08, 0x00);
+    /// COMMANDS CLEARED BY ANOTHER INITIATOR.
+    pub const COMMANDS_CLEARED: Self = Self::new(SenseKey::AbortedCommand, 0x2f, 0x00);
     /// INTERNAL TARGET FAILURE.
     pub const INTERNAL_FAILURE: Self = Self::new(SenseKey::HardwareError, 0x44, 0x00);
 

@@ -7,7 +7,7 @@ use crate::mailbox::{ConnectionId, Mailbox, Message};
 use crate::medium::{Finished, Job, ShareIndex, carry_out};
 use crate::unit::{AfterFlush, Unit};
 use onggi_block_iscsi::TaskId;
-use onggi_block_scsi::{MediaFailure, MediaResult};
+use onggi_block_scsi::{MediaFailure, MediaOp, MediaResult};
 use std::collections::VecDeque;
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -167,7 +167,10 @@ fn work(shared: &Shared, share: ShareIndex) {
         match work {
             Work::Flush { unit } => unit.run_flushes(),
             Work::Job { job, unit, to } => {
-                let finished = carry_out(&job, share);
+                let finished = match &job.op {
+                    MediaOp::Settle { saves, .. } => unit.settle(*saves),
+                    _ => carry_out(&job, share),
+                };
                 if finished.needs_flush {
                     let reply = Box::new(DurableReply { to, finished });
                     if unit.await_flush(job.medium, reply) {

@@ -253,6 +253,10 @@ impl Peer {
             Begun::Job(job, wanted_bytes) => {
                 let (unit, medium) = (Arc::clone(reach.unit()), Arc::clone(&job.medium));
                 let op = job.op.clone();
+                if let MediaOp::Settle { aborted, .. } = &op {
+                    let sessions = &thread.shared.sessions;
+                    sessions.abort_nexuses(normal.target.as_str(), aborted);
+                }
                 let to = || ReplyTo {
                     mailbox: Arc::clone(&thread.mailbox),
                     connection: self.id,

@@ -7,13 +7,14 @@
 use crate::access::{Seeker, account};
 use crate::export::{Access, ExportSpec, ExportStatus};
 use crate::medium::{FileMedium, Medium, MediumError};
+use crate::opening::{Opener, capacity_of};
 use crate::sessions::Sessions;
 use crate::store::{Store, StoreError};
 use crate::unit::Unit;
 use onggi_block_iscsi::{IscsiName, NameError, chap};
 use onggi_block_medium::MediumSpec;
 use onggi_block_scsi::range::{BlockSizeError, CapacityError, LunError};
-use onggi_block_scsi::{BlockSize, Capacity, Identity, LogicalUnit, Lun, Provisioning, Settings};
+use onggi_block_scsi::{Lun, SavedError};
 use onggi_common_host::Entropy;
 use onggi_common_units::Uuid;
 use std::collections::{BTreeMap, HashSet};
@@ -56,6 +57,8 @@ pub(crate) enum RegistryError {
     Busy { iqn: String },
     #[error(transparent)]
     Store(#[from] StoreError),
+    #[error("the kept reservations contradict themselves: {0}")]
+    Reservations(#[from] SavedError),
 }
 
 /// An export.
@@ -150,10 +153,8 @@ pub(crate) struct Registry {
     exports: RwLock<BTreeMap<String, Arc<Export>>>,
     /// Held while a change is made durable and put in force, so that two changes of one export do not cross.
     changes: Mutex<()>,
-    store: Store,
+    opener: Opener,
     sessions: Arc<Sessions>,
-    entropy: Arc<dyn Entropy>,
-    surroundings: Surroundings,
 }
 
 impl std::fmt::Debug for Registry {
@@ -172,10 +173,15 @@ impl Registry {
         entropy: Arc<dyn Entropy>,
         surroundings: Surroundings,
     ) -> Result<Self, StoreError> {
+        let opener = Opener {
+            store: Arc::new(store),
+            entropy,
+            surroundings,
+        };
         let mut exports = BTreeMap::new();
-        for spec in store.load()? {
+        for spec in opener.store.load()? {
             let iqn = spec.iqn.clone();
-            match restore_one(spec, surroundings) {
+            match restore_one(spec, &opener) {
                 Ok(export) => drop(exports.insert(iqn, Arc::new(export))),
                 Err(error) => tracing::error!(%iqn, %error, "a stored export is not served"),
             }
@@ -184,10 +190,8 @@ impl Registry {
         Ok(Self {
             exports,
             changes,
-            store,
+            opener,
             sessions,
-            entropy,
-            surroundings,
         })
     }
 
@@ -245,7 +249,7 @@ impl Registry {
         if let Serving::Unit(unit) = &state.serving {
             return Ok(Arc::clone(unit));
         }
-        let unit = open_unit(&state.spec, self.surroundings)?;
+        let unit = self.opener.open(&state.spec)?;
         state.serving = Serving::Unit(Arc::clone(&unit));
         Ok(unit)
     }
@@ -264,8 +268,8 @@ impl Registry {
                         max: EXPORTS_MAX,
                     });
                 }
-                let unit = open_unit(&spec, self.surroundings)?;
-                self.store.put(&spec, &*self.entropy)?;
+                let unit = self.opener.open(&spec)?;
+                self.opener.store.put(&spec, &*self.opener.entropy)?;
                 let iqn = spec.iqn.clone();
                 let state = ExportState {
                     spec,
@@ -306,14 +310,14 @@ impl Registry {
             if old.medium != spec.medium || is_fenced {
                 self.replace_medium(export, &spec)?;
             }
-            self.store.put(&spec, &*self.entropy)?;
+            self.opener.store.put(&spec, &*self.opener.entropy)?;
             let iqn = spec.iqn.clone();
             export.write().spec = spec;
             drop(changing);
             return self.cut(&iqn, |attachment| !export.lets_in(attachment));
         }
-        let unit = open_unit(&spec, self.surroundings)?;
-        self.store.put(&spec, &*self.entropy)?;
+        let unit = self.opener.open(&spec)?;
+        self.opener.store.put(&spec, &*self.opener.entropy)?;
         let iqn = spec.iqn.clone();
         let mut state = export.write();
         state.spec = spec;
@@ -349,7 +353,7 @@ impl Registry {
         }
         spec.medium = medium;
         self.replace_medium(&export, &spec)?;
-        self.store.put(&spec, &*self.entropy)?;
+        self.opener.store.put(&spec, &*self.opener.entropy)?;
         export.write().spec = spec;
         Ok(())
     }
@@ -371,7 +375,7 @@ impl Registry {
         if export.read().spec == spec {
             return Ok(());
         }
-        self.store.put(&spec, &*self.entropy)?;
+        self.opener.store.put(&spec, &*self.opener.entropy)?;
         export.write().spec = spec;
         Ok(())
     }
@@ -389,7 +393,7 @@ impl Registry {
                     .retain(|access| access.attachment != attachment);
                 state.spec.clone()
             };
-            self.store.put(&spec, &*self.entropy)?;
+            self.opener.store.put(&spec, &*self.opener.entropy)?;
         }
         self.cut(iqn, |other| other == attachment)
     }
@@ -415,7 +419,9 @@ impl Registry {
         let _changing = self.changing();
         // Somebody may have exported it again while the sessions ended.
         if self.find(iqn).is_none() && iqn.parse::<IscsiName>().is_ok() {
-            self.store.remove(iqn)?;
+            // First what the export would come back with, if this is as far as it gets.
+            self.opener.store.remove_reservations(iqn)?;
+            self.opener.store.remove(iqn)?;
         }
         Ok(())
     }
@@ -434,9 +440,9 @@ impl Registry {
     }
 }
 
-fn restore_one(mut spec: ExportSpec, surroundings: Surroundings) -> Result<Export, RegistryError> {
+fn restore_one(mut spec: ExportSpec, opener: &Opener) -> Result<Export, RegistryError> {
     let name = check(&mut spec)?;
-    let serving = match open_unit(&spec, surroundings) {
+    let serving = match opener.open(&spec) {
         Ok(unit) => Serving::Unit(unit),
         Err(error) => {
             tracing::error!(iqn = %spec.iqn, %error, "the medium of an export cannot be opened");
@@ -454,40 +460,6 @@ fn restore_one(mut spec: ExportSpec, surroundings: Surroundings) -> Result<Expor
             is_fenced: false,
         }),
     })
-}
-
-fn capacity_of(spec: &ExportSpec) -> Result<Capacity, RegistryError> {
-    Ok(Capacity::new(
-        spec.medium.size(),
-        BlockSize::new(spec.block_size)?,
-    )?)
-}
-
-fn open_unit(spec: &ExportSpec, surroundings: Surroundings) -> Result<Arc<Unit>, RegistryError> {
-    let lun = Lun::new(u64::from(spec.lun))?;
-    let capacity = capacity_of(spec)?;
-    let medium = FileMedium::open(&spec.medium, spec.read_only)?;
-    let logical = LogicalUnit::new(Settings {
-        identity: Identity {
-            volume: spec.volume,
-            target: Arc::from(spec.iqn.as_str()),
-            port_group: surroundings.portal_group,
-        },
-        capacity,
-        provisioning: if medium.frees_space() {
-            Provisioning::Thin
-        } else {
-            Provisioning::Full
-        },
-        read_only: spec.read_only,
-        inventory: vec![lun],
-    });
-    Ok(Arc::new(Unit::new(
-        lun,
-        logical,
-        Arc::new(medium),
-        surroundings.threads,
-    )))
 }
 
 // Checks a spec and brings its names into normal form.

@@ -122,6 +122,18 @@ impl Sessions {
         }
     }
 
+    /// Tells the sessions of these nexuses that their tasks are void.
+    pub(crate) fn abort_nexuses(&self, iqn: &str, nexuses: &[Nexus]) {
+        for (id, session) in self.lock().iter() {
+            if *session.entry.iqn == *iqn && nexuses.contains(&session.entry.nexus) {
+                session
+                    .entry
+                    .mailbox
+                    .post(Message::AbortTasks { connection: *id });
+            }
+        }
+    }
+
     /// How many sessions a target has.
     pub(crate) fn count(&self, iqn: &str) -> usize {
         self.lock()

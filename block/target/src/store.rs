@@ -1,10 +1,11 @@
-//! The exports on stable storage: one sealed file each, because a spec holds CHAP secrets.
+//! The exports on stable storage: one sealed file each, because a spec holds CHAP secrets. Beside them the reservations
+//! that outlive a restart, sealed the same way.
 //!
 //! | bytes | |
 //! |---|---|
-//! | 8 | magic and version, `ONGGIEX1`; authenticated with the name of the target |
+//! | 8 | magic and version, `ONGGIEX1` or `ONGGIPR1`; authenticated with the name of the target |
 //! | 24 | nonce, random |
-//! | rest | the spec as JSON under XChaCha20-Poly1305 with the key of the key file |
+//! | rest | the spec, or the reservations, as JSON under XChaCha20-Poly1305 with the key of the key file |
 //!
 //! A file that does not open is set aside under another name and told of; the others are served.
 
@@ -18,6 +19,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 const MAGIC: &[u8; 8] = b"ONGGIEX1";
+const RESERVATIONS_MAGIC: &[u8; 8] = b"ONGGIPR1";
 const NONCE_BYTES: usize = 24;
 const KEY_BYTES: usize = 32;
 const SUFFIX: &str = "export";
@@ -54,6 +56,16 @@ pub enum StoreError {
         /// Where the exports are.
         exports: PathBuf,
     },
+    /// Kept reservations do not open.
+    #[error(
+        "the kept reservations in {path} do not open with the target's key, so the volume is not served: make sure \
+         that nobody relies on them, remove the file, and put the export again",
+        path = path.display()
+    )]
+    DamagedReservations {
+        /// The file.
+        path: PathBuf,
+    },
     /// Sealing failed.
     #[error("sealing the export {iqn}")]
     Seal {
@@ -65,6 +77,7 @@ pub enum StoreError {
 /// The directory of exports and the key to it.
 pub(crate) struct Store {
     directory: PathBuf,
+    reservations: PathBuf,
     cipher: XChaCha20Poly1305,
 }
 
@@ -85,6 +98,8 @@ impl Store {
     ) -> Result<Self, StoreError> {
         let directory = state_dir.join("exports");
         durable::create_dir_all(&directory)?;
+        let reservations = state_dir.join("reservations");
+        durable::create_dir_all(&reservations)?;
         let key = match std::fs::read_to_string(key_file) {
             Ok(text) => {
                 let bad = || StoreError::BadKey {
@@ -110,6 +125,7 @@ impl Store {
         };
         Ok(Self {
             directory,
+            reservations,
             cipher: XChaCha20Poly1305::new(&Key::from(key)),
         })
     }
@@ -124,24 +140,76 @@ impl Store {
             iqn: spec.iqn.clone(),
         };
         let plain = serde_json::to_vec(spec).ok().ok_or_else(sealing)?;
+        let bytes = self.seal((MAGIC, &spec.iqn), &plain, entropy)?;
+        Ok(durable::replace(
+            &self.path(&spec.iqn),
+            &bytes,
+            Visibility::Owner,
+        )?)
+    }
+
+    fn seal(
+        &self,
+        (magic, iqn): (&[u8; 8], &str),
+        plain: &[u8],
+        entropy: &dyn Entropy,
+    ) -> Result<Vec<u8>, StoreError> {
         let mut nonce = [0; NONCE_BYTES];
         entropy.fill(&mut nonce);
-        let aad = associated(&spec.iqn);
+        let aad = associated(magic, iqn);
         let payload = Payload {
-            msg: &plain,
+            msg: plain,
             aad: &aad,
         };
         let sealed = self
             .cipher
             .encrypt(XNonce::from_slice(&nonce), payload)
             .ok()
-            .ok_or_else(sealing)?;
-        let bytes = [MAGIC, &nonce[..], &sealed].concat();
-        Ok(durable::replace(
-            &self.path(&spec.iqn),
-            &bytes,
-            Visibility::Owner,
-        )?)
+            .ok_or_else(|| StoreError::Seal {
+                iqn: iqn.to_owned(),
+            })?;
+        Ok([magic, &nonce[..], &sealed].concat())
+    }
+
+    fn reservations_path(&self, iqn: &str) -> PathBuf {
+        self.reservations.join(format!("{iqn}.reservations"))
+    }
+
+    /// Keeps the reservations of an export.
+    pub(crate) fn put_reservations(
+        &self,
+        iqn: &str,
+        plain: &[u8],
+        entropy: &dyn Entropy,
+    ) -> Result<(), StoreError> {
+        let bytes = self.seal((RESERVATIONS_MAGIC, iqn), plain, entropy)?;
+        let path = self.reservations_path(iqn);
+        Ok(durable::replace(&path, &bytes, Visibility::Owner)?)
+    }
+
+    /// The kept reservations of an export; `None` when there are none.
+    pub(crate) fn load_reservations(&self, iqn: &str) -> Result<Option<Vec<u8>>, StoreError> {
+        let path = self.reservations_path(iqn);
+        match std::fs::read(&path) {
+            Ok(bytes) => self
+                .unseal((RESERVATIONS_MAGIC, iqn), &bytes)
+                .map(Some)
+                .ok_or_else(|| self.damaged_reservations(iqn)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(StoreError::Read { path, source }),
+        }
+    }
+
+    /// What is wrong with an export's reservations when they do not open.
+    pub(crate) fn damaged_reservations(&self, iqn: &str) -> StoreError {
+        StoreError::DamagedReservations {
+            path: self.reservations_path(iqn),
+        }
+    }
+
+    /// Forgets the reservations of an export. Missing ones are fine.
+    pub(crate) fn remove_reservations(&self, iqn: &str) -> Result<(), StoreError> {
+        Ok(durable::remove(&self.reservations_path(iqn))?)
     }
 
     /// Forgets an export. A missing one is fine.
@@ -157,7 +225,7 @@ impl Store {
                 path: path.clone(),
                 source,
             })?;
-            match self.unseal(&path, &bytes) {
+            match self.export(&path, &bytes) {
                 Some(spec) => specs.push(spec),
                 None => self.set_aside(&path, &bytes)?,
             }
@@ -165,23 +233,22 @@ impl Store {
         Ok(specs)
     }
 
-    fn unseal(&self, path: &Path, bytes: &[u8]) -> Option<ExportSpec> {
+    fn export(&self, path: &Path, bytes: &[u8]) -> Option<ExportSpec> {
         let iqn = path.file_stem()?.to_str()?;
-        let sealed = bytes.strip_prefix(MAGIC)?;
-        let (nonce, sealed) = sealed.split_at_checked(NONCE_BYTES)?;
-        let aad = associated(iqn);
-        let plain = self
-            .cipher
-            .decrypt(
-                XNonce::from_slice(nonce),
-                Payload {
-                    msg: sealed,
-                    aad: &aad,
-                },
-            )
-            .ok()?;
+        let plain = self.unseal((MAGIC, iqn), bytes)?;
         let spec: ExportSpec = serde_json::from_slice(&plain).ok()?;
         (spec.iqn == iqn).then_some(spec)
+    }
+
+    fn unseal(&self, (magic, iqn): (&[u8; 8], &str), bytes: &[u8]) -> Option<Vec<u8>> {
+        let sealed = bytes.strip_prefix(magic)?;
+        let (nonce, sealed) = sealed.split_at_checked(NONCE_BYTES)?;
+        let aad = associated(magic, iqn);
+        let payload = Payload {
+            msg: sealed,
+            aad: &aad,
+        };
+        self.cipher.decrypt(XNonce::from_slice(nonce), payload).ok()
     }
 
     fn set_aside(&self, path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
@@ -198,8 +265,8 @@ impl Store {
 }
 
 // The name is authenticated with the seal: a file renamed to another target's name does not open.
-fn associated(iqn: &str) -> Vec<u8> {
-    [MAGIC, iqn.as_bytes()].concat()
+fn associated(magic: &[u8; 8], iqn: &str) -> Vec<u8> {
+    [magic, iqn.as_bytes()].concat()
 }
 
 fn files(directory: &Path) -> Result<Vec<PathBuf>, StoreError> {

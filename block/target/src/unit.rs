@@ -4,9 +4,13 @@
 //! still. The generation is one atomic number that only changes when something about the unit does, so sessions on
 //! different threads share it without getting in each other's way.
 
-use crate::medium::{Exclusion, Job, Medium};
+use crate::medium::{Exclusion, Finished, Job, Medium, Ticket};
+use crate::reservations::ReservationFile;
 use bytes::Bytes;
-use onggi_block_scsi::{Capacity, CdbBytes, LogicalUnit, Lun, Nexus, Outcome, View};
+use onggi_block_scsi::{
+    Capacity, CdbBytes, LogicalUnit, Lun, MediaFailure, MediaOp, MediaResult, Nexus, Outcome, View,
+};
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -18,12 +22,16 @@ pub(crate) struct Unit {
     generation: AtomicU64,
     exclusion: Arc<Exclusion>,
     flushes: Mutex<Flushes>,
+    /// Where reservations are kept; held while they are, so that the latest are what stays.
+    kept: Mutex<Option<ReservationFile>>,
 }
 
 #[derive(Debug)]
 struct State {
     logical: LogicalUnit,
     medium: Arc<dyn Medium>,
+    /// What the commands of each attached nexus carry: void when others have ended them.
+    tickets: BTreeMap<Nexus, Arc<Ticket>>,
 }
 
 /// Answers that wait for a flush. Those that come while one runs wait for the next, which serves all of them.
@@ -56,9 +64,22 @@ impl Unit {
         Self {
             lun,
             generation: AtomicU64::new(logical.generation()),
-            state: Mutex::new(State { logical, medium }),
+            state: Mutex::new(State {
+                logical,
+                medium,
+                tickets: BTreeMap::new(),
+            }),
             exclusion: Arc::new(Exclusion::new(threads)),
             flushes: Mutex::new(Flushes::default()),
+            kept: Mutex::new(None),
+        }
+    }
+
+    /// The unit with a place for reservations that outlive the process.
+    pub(crate) fn keeping(self, file: ReservationFile) -> Self {
+        Self {
+            kept: Mutex::new(Some(file)),
+            ..self
         }
     }
 
@@ -76,7 +97,10 @@ impl Unit {
 
     /// A session of this nexus begins.
     pub(crate) fn attach(self: &Arc<Self>, nexus: &Nexus) -> Reach {
-        self.change(|state| state.logical.attach(nexus));
+        self.change(|state| {
+            state.tickets.insert(nexus.clone(), Arc::default());
+            state.logical.attach(nexus);
+        });
         Reach {
             unit: Arc::clone(self),
             nexus: nexus.clone(),
@@ -86,7 +110,35 @@ impl Unit {
 
     /// Its session has ended.
     pub(crate) fn detach(&self, nexus: &Nexus) {
-        self.change(|state| state.logical.detach(nexus));
+        self.change(|state| {
+            state.tickets.remove(nexus);
+            state.logical.detach(nexus);
+        });
+    }
+
+    /// Ends [`MediaOp::Settle`]: when it returns, no command with a void ticket touches the medium, and the
+    /// reservations are on stable storage if they have to be.
+    pub(crate) fn settle(&self, saves: bool) -> Finished {
+        self.exclusion.wait_for_writers();
+        let result = if saves && !self.save_reservations() {
+            MediaResult::Failed(MediaFailure::Save)
+        } else {
+            MediaResult::Done
+        };
+        Finished::with(result)
+    }
+
+    fn save_reservations(&self) -> bool {
+        let kept = lock(&self.kept);
+        let Some(file) = &*kept else {
+            return false;
+        };
+        let saved = lock(&self.state).logical.saved_reservations();
+        let done = file.save(saved.as_ref());
+        if let Err(error) = &done {
+            tracing::error!(%error, "reservations cannot be kept");
+        }
+        done.is_ok()
     }
 
     /// LOGICAL UNIT RESET.
@@ -119,6 +171,7 @@ impl Unit {
             view: state.logical.view(nexus),
             medium: Arc::clone(&state.medium),
             capacity: state.logical.capacity(),
+            ticket: state.tickets.get(nexus).map(Arc::clone).unwrap_or_default(),
         }
     }
 
@@ -168,6 +221,26 @@ struct Snapshot {
     view: View,
     medium: Arc<dyn Medium>,
     capacity: Capacity,
+    ticket: Arc<Ticket>,
+}
+
+impl State {
+    fn begin(&mut self, nexus: &Nexus, cdb: CdbBytes, data: &[u8]) -> Outcome {
+        let outcome = self.logical.begin(nexus, cdb, data);
+        if let Outcome::Media {
+            op: MediaOp::Settle { aborted, .. },
+            ..
+        } = &outcome
+        {
+            // What these nexuses began is void; what they begin from now on is judged by the new reservations.
+            for victim in aborted {
+                if let Some(ticket) = self.tickets.get_mut(victim) {
+                    std::mem::take(ticket).void();
+                }
+            }
+        }
+        outcome
+    }
 }
 
 /// A nexus's way to a unit.
@@ -206,7 +279,7 @@ impl Reach {
             None => {
                 let outcome = self
                     .unit
-                    .change(|state| state.logical.begin(&self.nexus, cdb, &data));
+                    .change(|state| state.begin(&self.nexus, cdb, &data));
                 self.snapshot = self.unit.snapshot(&self.nexus);
                 outcome
             }
@@ -220,6 +293,7 @@ impl Reach {
                     medium: Arc::clone(&self.snapshot.medium),
                     exclusion: Arc::clone(&self.unit.exclusion),
                     capacity: self.snapshot.capacity,
+                    ticket: Arc::clone(&self.snapshot.ticket),
                 };
                 Begun::Job(job, wanted_bytes)
             }

@@ -1,6 +1,8 @@
 //! Tests of the reservation module.
 
+use super::out::Changes;
 use super::*;
+use crate::wire::Builder;
 use proptest::prelude::*;
 
 fn nexus(number: u8) -> Nexus {
@@ -28,11 +30,24 @@ fn out(
     action: (OutAction, u8),
     keys: (u64, u64),
 ) -> Result<Notices, Refusal> {
-    state.persistent_out(
-        &nexus(who),
-        request(action.0, action.1),
-        &parameters(keys.0, keys.1),
-    )
+    let list = parameters(keys.0, keys.1);
+    out_with(state, who, request(action.0, action.1), &list).map(|changes| changes.notices)
+}
+
+fn out_with(
+    state: &mut Reservations,
+    who: u8,
+    request: OutRequest,
+    list: &[u8],
+) -> Result<Changes, Refusal> {
+    state.persistent_out(&nexus(who), request, list, |name| {
+        let is_known = name == &*nexus(0).initiator;
+        if is_known {
+            vec![nexus(7), nexus(8)]
+        } else {
+            Vec::new()
+        }
+    })
 }
 
 fn two_registered() -> Reservations {
@@ -67,21 +82,22 @@ fn registering_counts_generations_and_needs_the_right_key() {
 }
 
 #[test]
-fn what_is_not_offered_is_refused_and_changes_nothing() {
+fn a_bad_list_is_refused_and_changes_nothing() {
     let mut state = two_registered();
-    let mut with_aptpl = parameters(0, 9);
-    with_aptpl[20] = 1;
-    let refused = state.persistent_out(&nexus(3), request(OutAction::Register, 0), &with_aptpl);
+    let mut specific = parameters(0, 9);
+    specific[20] = 8;
+    let ignoring = request(OutAction::RegisterAndIgnore, 0);
     assert_eq!(
-        refused,
-        Err(Refusal::Check(Sense::INVALID_FIELD_IN_PARAMETERS))
+        out_with(&mut state, 3, ignoring, &specific),
+        Err(Refusal::Check(Sense::INVALID_FIELD_IN_PARAMETERS)),
+        "SPEC_I_PT is REGISTER's alone"
     );
     for (length, data) in [(23, 24), (25, 25), (24, 23), (0, 0), (u32::MAX, 24)] {
         let request = OutRequest {
             length,
             ..request(OutAction::Register, 0)
         };
-        let refused = state.persistent_out(&nexus(3), request, &vec![0; data]);
+        let refused = out_with(&mut state, 3, request, &vec![0; data]);
         assert_eq!(
             refused,
             Err(Refusal::Check(Sense::PARAMETER_LIST_LENGTH)),
@@ -242,18 +258,189 @@ fn full_status_names_each_initiator_port() {
     assert_eq!(data.len() % 4, 0);
 }
 
+// REGISTER AND MOVE to a port; bit 1 of the flags is UNREG, bit 0 APTPL.
+fn moving(key: u64, service_key: u64, to: u8, flags: u8) -> (OutRequest, Vec<u8>) {
+    let id = transport_id::encode(&nexus(to));
+    let mut list = Builder::new();
+    list.u64(key).u64(service_key).u8(0).u8(flags).u16(1);
+    list.u32(u32::try_from(id.len()).unwrap()).bytes(&id);
+    let list = list.finish();
+    let length = u32::try_from(list.len()).unwrap();
+    let request = OutRequest {
+        length,
+        ..request(OutAction::RegisterAndMove, 0)
+    };
+    (request, list)
+}
+
+#[test]
+fn preempt_and_abort_names_those_whose_commands_end_and_never_the_preemptor() {
+    let mut state = two_registered();
+    out(&mut state, 3, (OutAction::Register, 0), (0, 0xb)).unwrap();
+    out(&mut state, 1, (OutAction::Reserve, 7), (0xa, 0)).unwrap();
+    let list = parameters(0xa, 0xb);
+    let changes = out_with(&mut state, 1, request(OutAction::PreemptAndAbort, 7), &list).unwrap();
+    assert_eq!(changes.aborted, [nexus(2), nexus(3)]);
+    assert_eq!(changes.notices.len(), 2);
+    let plain = parameters(0xa, 0);
+    let changes = out_with(&mut state, 1, request(OutAction::Preempt, 3), &plain).unwrap();
+    assert!(changes.aborted.is_empty() && state.is_holder(&nexus(1)));
+}
+
+#[test]
+fn register_and_move_hands_the_reservation_on() {
+    let mut state = two_registered();
+    let (request, list) = moving(0xa, 0xc, 3, 0);
+    assert_eq!(
+        out_with(&mut state, 1, request, &list),
+        Err(Refusal::Check(Sense::INVALID_FIELD_IN_CDB)),
+        "nothing is held"
+    );
+    out(&mut state, 1, (OutAction::Reserve, 1), (0xa, 0)).unwrap();
+    for (key, service_key, to, wanted) in [
+        (0xb, 0xc, 3, Refusal::Conflict),
+        (
+            0xa,
+            0,
+            3,
+            Refusal::Check(Sense::INVALID_FIELD_IN_PARAMETERS),
+        ),
+        (
+            0xa,
+            0xc,
+            1,
+            Refusal::Check(Sense::INVALID_FIELD_IN_PARAMETERS),
+        ),
+    ] {
+        let (request, list) = moving(key, service_key, to, 0);
+        assert_eq!(out_with(&mut state, 1, request, &list), Err(wanted));
+    }
+    let (move_request, list) = moving(0xb, 0xc, 3, 0);
+    let not_holder = out_with(&mut state, 2, move_request, &list);
+    assert_eq!(not_holder, Err(Refusal::Check(Sense::INVALID_FIELD_IN_CDB)));
+    out_with(&mut state, 1, request, &list_of(0xa)).unwrap();
+    assert!(state.is_holder(&nexus(3)) && state.is_registered(&nexus(1)));
+    assert_eq!(state.registrations[&nexus(3)], 0xc);
+    let (request, list) = moving(0xc, 0xd, 1, 2);
+    out_with(&mut state, 3, request, &list).unwrap();
+    assert!(state.is_holder(&nexus(1)) && !state.is_registered(&nexus(3)));
+    assert_eq!(state.registrations[&nexus(1)], 0xd);
+    out(&mut state, 1, (OutAction::Release, 1), (0xd, 0)).unwrap();
+    out(&mut state, 1, (OutAction::Reserve, 8), (0xd, 0)).unwrap();
+    let (request, list) = moving(0xd, 0xe, 3, 0);
+    assert_eq!(
+        out_with(&mut state, 1, request, &list),
+        Err(Refusal::Conflict),
+        "every registered one holds it"
+    );
+}
+
+fn list_of(key: u64) -> Vec<u8> {
+    moving(key, 0xc, 3, 0).1
+}
+
+#[test]
+fn spec_i_pt_registers_all_it_names_or_none() {
+    let list_with = |ids: &[u8]| {
+        let mut list = parameters(0, 0xd);
+        list[20] = 0x08 | 0x04;
+        list.extend(u32::try_from(ids.len()).unwrap().to_be_bytes());
+        list.extend(ids);
+        let length = u32::try_from(list.len()).unwrap();
+        let request = OutRequest {
+            length,
+            ..request(OutAction::Register, 0)
+        };
+        (request, list)
+    };
+    let mut state = two_registered();
+    let mut ids = transport_id::encode(&nexus(4));
+    ids.extend(transport_id::encode(&nexus(5)));
+    let (good, list) = list_with(&ids);
+    assert_eq!(
+        out_with(&mut state, 1, good, &list),
+        Err(Refusal::Check(Sense::INVALID_FIELD_IN_CDB)),
+        "it is registered already"
+    );
+    ids.extend(transport_id::encode(&nexus(2)));
+    let (twice, twice_list) = list_with(&ids);
+    let refused = out_with(&mut state, 3, twice, &twice_list);
+    let wanted = Err(Refusal::Check(Sense::INVALID_FIELD_IN_PARAMETERS));
+    assert_eq!(refused, wanted, "2 is registered already");
+    assert_eq!(state.registrations.len(), 2);
+    out_with(&mut state, 3, good, &list).unwrap();
+    for who in [3, 4, 5] {
+        assert_eq!(state.registrations[&nexus(who)], 0xd);
+    }
+    let mut device = vec![0x05, 0, 0, 28];
+    device.extend(b"iqn.2026-11.org.onggi:host\0\0");
+    let (by_name, list) = list_with(&device);
+    out_with(&mut state, 6, by_name, &list).unwrap();
+    assert!(state.is_registered(&nexus(7)) && state.is_registered(&nexus(8)));
+    let mut short = list.clone();
+    short.truncate(40);
+    let request = OutRequest {
+        length: 40,
+        ..by_name
+    };
+    let refused = out_with(&mut state, 9, request, &short);
+    assert_eq!(refused, Err(Refusal::Check(Sense::PARAMETER_LIST_LENGTH)));
+}
+
+#[test]
+fn what_is_kept_follows_the_last_aptpl_and_comes_back() {
+    let mut state = two_registered();
+    assert_eq!(state.saved(), None);
+    assert_eq!(
+        state.persistent_in(InAction::ReportCapabilities)[2..4],
+        [0x0d, 0x80]
+    );
+    let mut list = parameters(0xa, 0xa);
+    list[20] = 1;
+    let register = request(OutAction::Register, 0);
+    assert!(out_with(&mut state, 1, register, &list).unwrap().must_save);
+    assert_eq!(state.persistent_in(InAction::ReportCapabilities)[3], 0x81);
+    let reserve = request(OutAction::Reserve, 5);
+    let changes = out_with(&mut state, 1, reserve, &parameters(0xa, 0)).unwrap();
+    assert!(changes.must_save);
+    let again = out_with(&mut state, 1, reserve, &parameters(0xa, 0)).unwrap();
+    assert!(!again.must_save, "nothing changed");
+    let mut back = Reservations::restore(state.saved().unwrap()).unwrap();
+    assert!(back.is_holder(&nexus(1)) && back.is_registered(&nexus(2)));
+    assert!(back.conflicts(Rule::Write, false, &nexus(3)));
+    let changes = out_with(&mut back, 1, register, &parameters(0xa, 0xa)).unwrap();
+    assert!(changes.must_save && back.saved().is_none());
+    let mut broken = state.saved().unwrap();
+    broken.registrations.remove(0);
+    assert_eq!(
+        Reservations::restore(broken).unwrap_err(),
+        SavedError::Holder
+    );
+}
+
 proptest! {
     #[test]
     fn no_sequence_leaves_a_reservation_without_a_registered_holder(
-        steps in prop::collection::vec((0u8..4, 0u8..6, 0u8..9, 0u64..3, 0u64..3), 0..60)
+        steps in prop::collection::vec((0u8..4, 0u8..8, 0u8..9, 0u64..3, 0u64..3), 0..60)
     ) {
         let mut state = Reservations::default();
         for (who, action, kind, key, service_key) in steps {
             let action = [
                 OutAction::Register, OutAction::Reserve, OutAction::Release, OutAction::Clear,
-                OutAction::Preempt, OutAction::RegisterAndIgnore,
+                OutAction::Preempt, OutAction::RegisterAndIgnore, OutAction::PreemptAndAbort,
+                OutAction::RegisterAndMove,
             ][usize::from(action)];
-            drop(out(&mut state, who, (action, kind), (key, service_key)));
+            if action == OutAction::RegisterAndMove {
+                let (request, list) = moving(key, service_key, (who + 1) % 4, kind & 3);
+                drop(out_with(&mut state, who, request, &list));
+            } else {
+                drop(out(&mut state, who, (action, kind), (key, service_key)));
+            }
+            let saved = SavedReservations {
+                registrations: state.registrations.clone().into_iter().collect(),
+                reservation: state.reservation.clone(),
+            };
+            prop_assert!(Reservations::restore(saved).is_ok());
             if let Some(held) = &state.reservation {
                 prop_assert!(!state.registrations.is_empty());
                 if !held.kind.is_all_registrants() {

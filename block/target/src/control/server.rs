@@ -216,6 +216,6 @@ const fn code(error: &RegistryError) -> RefusalCode {
         RegistryError::Conflict { .. } => RefusalCode::Conflict,
         RegistryError::Medium(_) => RefusalCode::Medium,
         RegistryError::Busy { .. } => RefusalCode::Busy,
-        RegistryError::Store(_) => RefusalCode::Internal,
+        RegistryError::Store(_) | RegistryError::Reservations(_) => RefusalCode::Internal,
     }
 }

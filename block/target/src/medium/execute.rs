@@ -9,6 +9,7 @@ use bytes::{Bytes, BytesMut};
 use onggi_block_scsi::media::LBA_STATUS_DESCRIPTORS_MAX;
 use onggi_block_scsi::{Capacity, Fill, LbaRange, LbaStatus, MediaFailure, MediaOp, MediaResult};
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 /// What is read or written at once, on the connection's thread; more goes to a media thread.
@@ -54,11 +55,34 @@ impl Exclusion {
         self.share(index).try_read().ok()
     }
 
+    /// Returns when every write that had begun has ended.
+    pub(crate) fn wait_for_writers(&self) {
+        drop(self.alone());
+    }
+
     fn alone(&self) -> Vec<RwLockWriteGuard<'_, ()>> {
         self.shares
             .iter()
             .map(|share| share.0.write().unwrap_or_else(PoisonError::into_inner))
             .collect()
+    }
+}
+
+/// What the commands of a nexus carry to the medium: once it is void, none of them changes anything more.
+///
+/// It is looked at while the command holds its share of the [`Exclusion`]. Whoever voids tickets and then waits for the
+/// writers knows that no write of those commands comes later.
+#[derive(Debug, Default)]
+pub(crate) struct Ticket(AtomicBool);
+
+impl Ticket {
+    /// Ends the commands that carry it.
+    pub(crate) fn void(&self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+
+    fn is_void(&self) -> bool {
+        self.0.load(Ordering::SeqCst)
     }
 }
 
@@ -71,6 +95,7 @@ pub(crate) struct Job {
     pub(crate) medium: Arc<dyn Medium>,
     pub(crate) exclusion: Arc<Exclusion>,
     pub(crate) capacity: Capacity,
+    pub(crate) ticket: Arc<Ticket>,
 }
 
 /// What came of a media operation, and the data it read.
@@ -83,7 +108,7 @@ pub(crate) struct Finished {
 }
 
 impl Finished {
-    const fn with(result: MediaResult) -> Self {
+    pub(crate) const fn with(result: MediaResult) -> Self {
         Self {
             result,
             data_in: Bytes::new(),
@@ -143,6 +168,9 @@ pub(crate) fn try_inline(
             let Some(guard) = job.exclusion.try_shared(share) else {
                 return Err(job);
             };
+            if job.ticket.is_void() {
+                return Ok(aborted());
+            }
             let written = write(&job, *range);
             drop(guard);
             Ok(match written {
@@ -176,6 +204,10 @@ fn report(op: &MediaOp, error: &MediumError) -> Finished {
     Finished::with(failed(error))
 }
 
+const fn aborted() -> Finished {
+    Finished::with(MediaResult::Failed(MediaFailure::Aborted))
+}
+
 fn done(needs_flush: bool) -> Finished {
     Finished {
         needs_flush,
@@ -191,15 +223,23 @@ fn perform(job: &Job, share: ShareIndex) -> Result<Finished, MediumError> {
         | MediaOp::Prefetch { .. }
         | MediaOp::Status { .. } => look(job),
         MediaOp::Flush => Ok(done(true)),
+        // The unit settles itself: see Unit::settle.
+        MediaOp::Settle { .. } => Ok(done(false)),
         MediaOp::Write { .. }
         | MediaOp::WriteAndVerify { .. }
         | MediaOp::Unmap { .. }
         | MediaOp::WriteSame { .. } => {
             let _guard = job.exclusion.shared(share);
+            if job.ticket.is_void() {
+                return Ok(aborted());
+            }
             change(job)
         }
         MediaOp::CompareAndWrite { .. } | MediaOp::OrWrite { .. } => {
             let _guards = job.exclusion.alone();
+            if job.ticket.is_void() {
+                return Ok(aborted());
+            }
             change(job)
         }
     }

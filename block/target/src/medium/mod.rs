@@ -9,7 +9,7 @@ mod file;
 #[cfg(test)]
 pub(crate) mod testing;
 
-pub(crate) use execute::{Exclusion, Finished, Job, ShareIndex, carry_out, try_inline};
+pub(crate) use execute::{Exclusion, Finished, Job, ShareIndex, Ticket, carry_out, try_inline};
 pub(crate) use file::FileMedium;
 
 use onggi_common_units::ByteCount;

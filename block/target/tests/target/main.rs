@@ -7,4 +7,6 @@ mod faults;
 #[cfg(test)]
 mod harness;
 #[cfg(test)]
+mod reservations;
+#[cfg(test)]
 mod serving;

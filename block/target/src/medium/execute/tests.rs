@@ -23,6 +23,7 @@ fn job(medium: &Arc<dyn Medium>, op: MediaOp, data: &[u8]) -> Job {
         data: Bytes::copy_from_slice(data),
         medium: Arc::clone(medium),
         exclusion: Arc::new(Exclusion::new(2)),
+        ticket: Arc::default(),
         capacity: capacity(),
     }
 }
@@ -55,9 +56,7 @@ fn cached_reads_and_small_writes_are_done_at_once_and_the_rest_is_given_back() {
         try_inline(read, SHARE, &mut buffer).ok().unwrap().data_in,
         vec![7; 512]
     );
-    memory
-        .answers_cached
-        .store(false, std::sync::atomic::Ordering::Relaxed);
+    memory.answers_cached.store(false, Ordering::Relaxed);
     let read = job(&medium, MediaOp::Read { range: range(1, 1) }, &[]);
     assert!(try_inline(read, SHARE, &mut buffer).is_err());
     let unmap = job(
@@ -295,4 +294,30 @@ proptest! {
         }
         prop_assert_eq!(medium.read(0, SIZE).unwrap(), model);
     }
+}
+
+#[test]
+fn a_command_that_others_have_ended_changes_nothing_wherever_it_waits() {
+    let (_, medium) = memory();
+    let write = || {
+        let op = MediaOp::Write {
+            range: range(0, 1),
+            fua: false,
+        };
+        let job = job(&medium, op, &[7; 512]);
+        job.ticket.void();
+        job
+    };
+    let aborted = MediaResult::Failed(MediaFailure::Aborted);
+    assert_eq!(carry_out(&write(), SHARE).result, aborted);
+    let inline = try_inline(write(), SHARE, &mut BytesMut::new()).unwrap();
+    assert_eq!(inline.result, aborted);
+    let op = MediaOp::OrWrite {
+        range: range(0, 1),
+        fua: false,
+    };
+    let or_write = job(&medium, op, &[7; 512]);
+    or_write.ticket.void();
+    assert_eq!(carry_out(&or_write, SHARE).result, aborted);
+    assert_eq!(medium.read(0, 512).unwrap(), vec![0; 512]);
 }
