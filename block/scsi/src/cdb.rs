@@ -184,6 +184,59 @@ pub enum Cdb {
         /// FUA.
         fua: bool,
     },
+    /// WRITE ATOMIC (16).
+    WriteAtomic {
+        /// Where.
+        span: Span,
+        /// FUA.
+        fua: bool,
+    },
+    /// SANITIZE.
+    Sanitize {
+        /// What is done.
+        action: SanitizeAction,
+        /// IMMED: the answer comes when it has begun.
+        immediate: bool,
+        /// AUSE: a failure may be left without sanitizing again.
+        unrestricted_exit: bool,
+        /// PARAMETER LIST LENGTH.
+        length: u16,
+    },
+    /// EXTENDED COPY (LID1).
+    ExtendedCopy {
+        /// PARAMETER LIST LENGTH.
+        length: u32,
+    },
+    /// RECEIVE COPY RESULTS: COPY STATUS.
+    CopyStatus {
+        /// LIST IDENTIFIER.
+        list_id: u8,
+        /// ALLOCATION LENGTH.
+        allocation: u32,
+    },
+    /// RECEIVE COPY RESULTS: OPERATING PARAMETERS.
+    CopyParameters {
+        /// ALLOCATION LENGTH.
+        allocation: u32,
+    },
+    /// LOG SENSE.
+    LogSense(LogSense),
+    /// READ DEFECT DATA (10), (12).
+    ReadDefectData {
+        /// Which length.
+        form: DefectForm,
+        /// The lists asked for and their format, as the answer repeats them.
+        lists: u8,
+        /// ALLOCATION LENGTH.
+        allocation: u32,
+    },
+    /// REPORT TARGET PORT GROUPS.
+    ReportTargetPortGroups {
+        /// Whether the extended header is asked for.
+        extended: bool,
+        /// ALLOCATION LENGTH.
+        allocation: u32,
+    },
     /// GET LBA STATUS (16).
     GetLbaStatus {
         /// The first block.
@@ -250,6 +303,41 @@ pub struct ModeSense {
     pub allocation: u32,
 }
 
+/// The service actions of SANITIZE.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SanitizeAction {
+    /// OVERWRITE.
+    Overwrite,
+    /// BLOCK ERASE.
+    BlockErase,
+    /// EXIT FAILURE MODE.
+    ExitFailureMode,
+}
+
+/// The two lengths of READ DEFECT DATA.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DefectForm {
+    /// Ten-byte CDB, four-byte header.
+    Ten,
+    /// Twelve-byte CDB, eight-byte header.
+    Twelve,
+}
+
+/// The fields of LOG SENSE.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LogSense {
+    /// PAGE CONTROL.
+    pub control: u8,
+    /// PAGE CODE.
+    pub page: u8,
+    /// SUBPAGE CODE.
+    pub subpage: u8,
+    /// PARAMETER POINTER.
+    pub pointer: u16,
+    /// ALLOCATION LENGTH.
+    pub allocation: u32,
+}
+
 /// The fields of REPORT SUPPORTED OPERATION CODES.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ReportOpcodes {
@@ -296,6 +384,7 @@ impl Cdb {
             Self::ReadCapacity10 => DataLength::In(8),
             Self::Write { span, .. }
             | Self::WriteAndVerify { span, .. }
+            | Self::WriteAtomic { span, .. }
             | Self::OrWrite { span, .. } => DataLength::Out(blocks(span.count)),
             Self::Verify { span, check } => match check {
                 ByteCheck::None => DataLength::None,
@@ -306,9 +395,10 @@ impl Cdb {
                 DataLength::Out(blocks(span.count).saturating_mul(2))
             }
             Self::WriteSame { no_data: false, .. } => DataLength::Out(blocks(1)),
-            Self::Unmap { length } | Self::ModeSelect { length, .. } => {
-                DataLength::Out(u64::from(*length))
-            }
+            Self::Unmap { length }
+            | Self::ModeSelect { length, .. }
+            | Self::Sanitize { length, .. } => DataLength::Out(u64::from(*length)),
+            Self::ExtendedCopy { length } => DataLength::Out(u64::from(*length)),
             Self::PersistentReserveOut(request) => DataLength::Out(u64::from(request.length)),
             Self::TestUnitReady
             | Self::RequestSense { .. }
@@ -319,6 +409,11 @@ impl Cdb {
             | Self::Prefetch { .. }
             | Self::WriteSame { no_data: true, .. }
             | Self::GetLbaStatus { .. }
+            | Self::CopyStatus { .. }
+            | Self::CopyParameters { .. }
+            | Self::LogSense(_)
+            | Self::ReadDefectData { .. }
+            | Self::ReportTargetPortGroups { .. }
             | Self::ModeSense(_)
             | Self::StartStopUnit { .. }
             | Self::Reserve6
@@ -380,7 +475,7 @@ mod tests {
     fn protection_information_is_refused() {
         for opcode in [
             0x28, 0x2a, 0x2e, 0x2f, 0x41, 0xa8, 0xaa, 0xae, 0xaf, 0x88, 0x8a, 0x8b, 0x8e, 0x8f,
-            0x93, 0x89,
+            0x93, 0x89, 0x9c,
         ] {
             for protect in 1..=7 {
                 assert_eq!(

@@ -1,5 +1,6 @@
 //! INQUIRY: who the unit is and what it can do.
 
+use crate::copy;
 use crate::media::Provisioning;
 use crate::range::Capacity;
 use crate::sense::Sense;
@@ -17,6 +18,12 @@ pub const UNMAP_BYTES_MAX: u64 = 512 << 20;
 pub const UNMAP_DESCRIPTORS_MAX: u16 = 256;
 /// The most a WRITE SAME fills.
 pub const WRITE_SAME_BYTES_MAX: u64 = 16 << 20;
+/// The most a WRITE ATOMIC writes.
+pub const ATOMIC_BYTES_MAX: u64 = 1 << 20;
+/// Space is counted in units of 2^11 blocks: 1 MiB of blocks of 512 bytes.
+pub(crate) const THRESHOLD_EXPONENT: u8 = 11;
+/// The relative target port identifier of our one target port.
+pub(crate) const TARGET_PORT: u16 = 1;
 /// The granularity in which space is given back: a page of the usual file system.
 const UNMAP_GRANULARITY_BYTES: u32 = 4_096;
 
@@ -43,7 +50,7 @@ pub(crate) struct Subject<'a> {
     pub(crate) provisioning: Provisioning,
 }
 
-const PAGES: [u8; 7] = [0x00, 0x80, 0x83, 0x86, 0xb0, 0xb1, 0xb2];
+const PAGES: [u8; 8] = [0x00, 0x80, 0x83, 0x86, 0x8f, 0xb0, 0xb1, 0xb2];
 
 /// The answer to INQUIRY.
 pub(crate) fn answer(
@@ -59,6 +66,7 @@ pub(crate) fn answer(
         0x80 => subject.identity.volume.to_string().into_bytes(),
         0x83 => identification(subject.identity),
         0x86 => extended(),
+        0x8f => copy::vital_page(),
         0xb0 => block_limits(subject.capacity, subject.provisioning),
         0xb1 => characteristics(),
         0xb2 => provisioning(subject.provisioning),
@@ -89,8 +97,8 @@ fn standard() -> Vec<u8> {
     let mut data = Builder::new();
     // Direct access block device, not removable, SPC-4; HISUP and response data format 2; 91 bytes follow.
     data.u8(0).u8(0).u8(0x06).u8(0x12).u8(91);
-    // Byte 7: CMDQUE.
-    data.u8(0).u8(0).u8(0x02);
+    // Byte 5: TPGS 01b, implicit asymmetric access only; 3PC, EXTENDED COPY. Byte 7: CMDQUE.
+    data.u8(0x18).u8(0).u8(0x02);
     data.padded(VENDOR, 8)
         .padded(PRODUCT, 16)
         .padded(REVISION, 4)
@@ -106,7 +114,7 @@ fn standard() -> Vec<u8> {
 }
 
 // Bits of the UUID that are random in version 4, so that 60 of them keep their strength.
-fn local_naa(volume: &Uuid) -> [u8; 8] {
+pub(crate) fn local_naa(volume: &Uuid) -> [u8; 8] {
     let [a, b, c, d, e, f, _, _, _, _, _, _, _, _, y, z] = *volume.as_bytes();
     let mut naa = [0x30 | (y & 0x0f), a, b, c, d, e, f, z];
     // An id with nothing in these places must not become the all-zero name.
@@ -148,7 +156,8 @@ fn identification(identity: &Identity) -> Vec<u8> {
         .bytes(identity.volume.as_bytes())
         .finish();
     designator(&mut data, 0x01, LOGICAL_UNIT | 0xa, &uuid);
-    designator(&mut data, BINARY, PORT | 0x4, &[0, 0, 0, 1]);
+    let [port_high, port_low] = TARGET_PORT.to_be_bytes();
+    designator(&mut data, BINARY, PORT | 0x4, &[0, 0, port_high, port_low]);
     let [high, low] = identity.port_group.to_be_bytes();
     designator(&mut data, BINARY, PORT | 0x5, &[0, 0, high, low]);
     // SCSI name strings are ended by a zero and filled to four bytes.
@@ -192,7 +201,7 @@ fn block_limits(capacity: Capacity, provisioning: Provisioning) -> Vec<u8> {
         .u16(transfer_granularity);
     data.u32(transfer).u32(transfer / 4).u32(0);
     match provisioning {
-        Provisioning::Thin => {
+        Provisioning::Thin | Provisioning::Resource => {
             let unmap = blocks32(capacity, UNMAP_BYTES_MAX);
             data.u32(unmap)
                 .u32(u32::from(UNMAP_DESCRIPTORS_MAX))
@@ -203,23 +212,26 @@ fn block_limits(capacity: Capacity, provisioning: Provisioning) -> Vec<u8> {
             data.zeros(16);
         }
     }
-    data.u64(capacity.block_size().blocks_in(WRITE_SAME_BYTES_MAX))
-        .zeros(20);
+    data.u64(capacity.block_size().blocks_in(WRITE_SAME_BYTES_MAX));
+    // WRITE ATOMIC: any alignment and length up to the maximum, no boundaries within.
+    data.u32(blocks32(capacity, ATOMIC_BYTES_MAX)).zeros(16);
     data.finish()
 }
 
 fn characteristics() -> Vec<u8> {
     let mut data = Builder::new();
-    // Non-rotating medium.
-    data.u16(1).zeros(58);
+    // Non-rotating medium. WABEREQ 01b: after a block erase, blocks can be read.
+    data.u16(1).u8(0).u8(0x40).zeros(56);
     data.finish()
 }
 
 fn provisioning(provisioning: Provisioning) -> Vec<u8> {
     match provisioning {
-        // LBPU, LBPWS, LBPWS10, LBPRZ = 1; thin.
-        Provisioning::Thin => vec![0, 0xe4, 2, 0],
-        Provisioning::Full => vec![0, 0, 1, 0],
+        // LBPU, LBPWS, LBPWS10, LBPRZ = 1; thin, counted in units of the threshold exponent.
+        Provisioning::Thin => vec![THRESHOLD_EXPONENT, 0xe4, 2, 0],
+        // The same, but every block has its place.
+        Provisioning::Resource => vec![0, 0xe4, 1, 0],
+        Provisioning::Full => vec![0, 0, 0, 0],
     }
 }
 

@@ -8,7 +8,9 @@
 
 pub mod attention;
 pub mod cdb;
+pub mod copy;
 pub mod inquiry;
+pub mod log;
 pub mod logical_unit;
 pub mod media;
 pub mod mode;
@@ -16,14 +18,18 @@ mod opcodes;
 pub mod range;
 pub mod report;
 pub mod reservation;
+pub mod sanitize;
 pub mod sense;
 mod wire;
 
 pub use attention::UnitAttention;
 pub use cdb::{Cdb, CdbBytes, DataLength};
+pub use copy::{CopyPlan, CopyProgress, CopySegment, CopyTarget};
 pub use inquiry::Identity;
-pub use logical_unit::{LogicalUnit, MissingUnit, Nexus, Outcome, Settings, View};
+pub use log::SpaceUsage;
+pub use logical_unit::{CopyAccess, LogicalUnit, MissingUnit, Nexus, Outcome, Settings, View};
 pub use media::{Fill, LbaStatus, MediaFailure, MediaOp, MediaResult, Provisioning};
 pub use range::{BlockSize, Capacity, Lba, LbaRange, Lun};
 pub use reservation::{PersistentReservation, ReservationType, SavedError, SavedReservations};
+pub use sanitize::Erasure;
 pub use sense::{Response, Sense, SenseKey, Status};

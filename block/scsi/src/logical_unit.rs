@@ -4,22 +4,23 @@
 //! reservations, then the unit's readiness, then its fields. [`View`] answers the same for commands on the medium as
 //! long as its [`LogicalUnit::generation`] is the unit's: everything that could change the answer changes that number.
 
+mod other;
 mod plan;
 
 use crate::attention::{Pending, UnitAttention};
-use crate::cdb::{Cdb, CdbBytes, DataLength, ModeForm};
-use crate::inquiry::{self, Identity, Subject};
+use crate::cdb::{Cdb, CdbBytes, DataLength};
+use crate::copy::{CopyProgress, CopyStatus};
+use crate::inquiry::{self, Identity};
 use crate::media::{MediaOp, Provisioning};
 use crate::mode::ModePages;
 use crate::opcodes;
 use crate::range::{Capacity, Lun};
 use crate::report;
-use crate::reservation::{
-    Notices, OutRequest, Refusal, Reservations, Rule, SavedError, SavedReservations,
-};
+use crate::reservation::{Notices, Refusal, Reservations, Rule, SavedError, SavedReservations};
+use crate::sanitize::SanitizeState;
 use crate::sense::{Response, Sense, Status};
 use crate::wire::cut;
-use plan::{Geometry, unmap_ranges};
+use plan::Geometry;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -124,6 +125,7 @@ impl View {
             Cdb::Read(_) | Cdb::Verify { .. } | Cdb::Prefetch { .. } => self.may_read,
             Cdb::Write { .. }
             | Cdb::WriteAndVerify { .. }
+            | Cdb::WriteAtomic { .. }
             | Cdb::CompareAndWrite { .. }
             | Cdb::OrWrite { .. }
             | Cdb::SynchronizeCache { .. } => self.may_write,
@@ -151,6 +153,7 @@ pub struct LogicalUnit {
     reservations: Reservations,
     nexuses: BTreeMap<Nexus, NexusState>,
     is_stopped: bool,
+    sanitize: SanitizeState,
     generation: u64,
 }
 
@@ -158,6 +161,21 @@ pub struct LogicalUnit {
 struct NexusState {
     pending: Pending,
     is_attached: bool,
+    /// What is remembered of its copies, by list identifier.
+    copies: BTreeMap<u8, CopyStatus>,
+}
+
+/// What a copy between units needs to know of one of them.
+#[derive(Debug, Clone, Copy)]
+pub struct CopyAccess {
+    /// How large it is.
+    pub capacity: Capacity,
+    /// Whether the nexus may read it now.
+    pub may_read: bool,
+    /// Whether the nexus may write it now.
+    pub may_write: bool,
+    /// Whether what is written has to be durable at the end of the command.
+    pub durable: bool,
 }
 
 impl LogicalUnit {
@@ -170,6 +188,7 @@ impl LogicalUnit {
             reservations: Reservations::default(),
             nexuses: BTreeMap::new(),
             is_stopped: false,
+            sanitize: SanitizeState::None,
             generation: 0,
         }
     }
@@ -222,6 +241,7 @@ impl LogicalUnit {
         let state = self.nexuses.entry(nexus.clone()).or_default();
         state.pending.raise(attention);
         state.is_attached = true;
+        state.copies.clear();
         self.changed();
     }
 
@@ -232,6 +252,60 @@ impl LogicalUnit {
             state.is_attached = false;
         }
         self.changed();
+    }
+
+    /// The unit as one that was switched off while it was sanitized.
+    #[must_use]
+    pub fn with_failed_sanitize(self, unrestricted_exit: bool) -> Self {
+        Self {
+            sanitize: SanitizeState::Failed { unrestricted_exit },
+            ..self
+        }
+    }
+
+    /// [`MediaOp::Sanitize`] or [`MediaOp::ExitSanitize`] has ended.
+    ///
+    /// [`MediaOp::Sanitize`]: crate::MediaOp::Sanitize
+    /// [`MediaOp::ExitSanitize`]: crate::MediaOp::ExitSanitize
+    pub fn sanitized(&mut self, is_done: bool) {
+        self.sanitize = match self.sanitize {
+            SanitizeState::Running { unrestricted_exit }
+            | SanitizeState::Failed { unrestricted_exit }
+                if !is_done =>
+            {
+                SanitizeState::Failed { unrestricted_exit }
+            }
+            SanitizeState::None | SanitizeState::Running { .. } | SanitizeState::Failed { .. } => {
+                SanitizeState::None
+            }
+        };
+        self.changed();
+    }
+
+    /// What this nexus may do to the unit as part of a copy.
+    #[must_use]
+    pub fn copy_access(&self, nexus: &Nexus) -> CopyAccess {
+        let is_ready = !self.is_stopped && self.sanitize.is_quiet();
+        let geometry = self.geometry();
+        CopyAccess {
+            capacity: self.settings.capacity,
+            may_read: is_ready && !self.reservations.conflicts(Rule::Read, false, nexus),
+            may_write: is_ready
+                && !geometry.write_protected
+                && !self.reservations.conflicts(Rule::Write, false, nexus),
+            durable: !geometry.write_cache,
+        }
+    }
+
+    /// A copy of this nexus has ended: what RECEIVE COPY RESULTS will tell.
+    pub fn copied(&mut self, nexus: &Nexus, list_id: u8, progress: CopyProgress, is_whole: bool) {
+        if let Some(status) = self
+            .nexuses
+            .get_mut(nexus)
+            .and_then(|state| state.copies.get_mut(&list_id))
+        {
+            *status = CopyStatus::Ended { progress, is_whole };
+        }
     }
 
     /// The unit has another size now: every nexus hears of it.
@@ -295,6 +369,7 @@ impl LogicalUnit {
             may_read: !self.reservations.conflicts(Rule::Read, false, nexus),
             may_write: !self.reservations.conflicts(Rule::Write, false, nexus),
             is_quiet: !self.is_stopped
+                && self.sanitize.is_quiet()
                 && self
                     .nexuses
                     .get(nexus)
@@ -313,6 +388,11 @@ impl LogicalUnit {
         if !hears_later && let Some(attention) = self.take_attention(nexus) {
             return Outcome::check(attention.sense(), descriptor);
         }
+        let is_known = opcodes::find(bytes).is_ok();
+        if let (Err(_), true, Some(sense)) = (&parsed, is_known, self.sanitize.sense()) {
+            // What is wrong with its fields can wait as well.
+            return Outcome::check(sense, descriptor);
+        }
         let (cdb, rule) = match parsed.and_then(|cdb| Ok((cdb, opcodes::find(bytes)?.rule))) {
             Ok(parsed) => parsed,
             Err(sense) => return Outcome::check(sense, descriptor),
@@ -328,6 +408,9 @@ impl LogicalUnit {
         let length = cdb.data_length(geometry.capacity.block_size());
         if self.is_stopped && needs_ready(&cdb) {
             return Outcome::check(Sense::STOPPED, descriptor);
+        }
+        if let Some(sense) = self.sanitize.refuses(&cdb) {
+            return Outcome::check(sense, descriptor);
         }
         let data_length = u64::try_from(data.len()).unwrap_or(u64::MAX);
         if let Some(outcome) = geometry.plan(&cdb, data_length) {
@@ -351,155 +434,6 @@ impl LogicalUnit {
         let attention = self.nexuses.get_mut(nexus)?.pending.take()?;
         self.changed();
         Some(attention)
-    }
-
-    // Everything that is not on the medium, or needs the data to say what it is.
-    fn carry_out(&mut self, nexus: &Nexus, cdb: Cdb, data: &[u8]) -> Result<Done, Refusal> {
-        let capacity = self.settings.capacity;
-        let provisioning = self.settings.provisioning;
-        let data_in = match cdb {
-            Cdb::TestUnitReady => Vec::new(),
-            Cdb::RequestSense {
-                descriptor,
-                allocation,
-            } => {
-                let attention = self.take_attention(nexus);
-                let sense = attention.map_or(Sense::NONE, UnitAttention::sense);
-                cut(sense.encode(descriptor), allocation)
-            }
-            Cdb::Inquiry { page, allocation } => {
-                let subject = Subject {
-                    identity: &self.settings.identity,
-                    capacity,
-                    provisioning,
-                };
-                inquiry::answer(subject, page, allocation)?
-            }
-            Cdb::ReportLuns { select, allocation } => {
-                if let Some(state) = self.nexuses.get_mut(nexus) {
-                    state.pending.forget_luns();
-                    self.changed();
-                }
-                report::luns(&self.settings.inventory, select, allocation)?
-            }
-            Cdb::ReadCapacity10 => report::capacity10(capacity),
-            Cdb::ReadCapacity16 { allocation } => {
-                report::capacity16(capacity, provisioning, allocation)
-            }
-            Cdb::ModeSense(asked) => self.mode.sense(asked, capacity, self.settings.read_only)?,
-            Cdb::ModeSelect { form, length } => return self.mode_select(nexus, form, length, data),
-            Cdb::StartStopUnit { start, no_flush } => return Ok(self.start_stop(start, no_flush)),
-            Cdb::Unmap { length } => return self.unmap(length, data).map_err(Into::into),
-            Cdb::Reserve6 => self.change(|reservations| reservations.reserve6(nexus))?,
-            Cdb::Release6 => self.change(|reservations| reservations.release6(nexus))?,
-            Cdb::PersistentReserveIn { action, allocation } => {
-                cut(self.reservations.persistent_in(action), allocation)
-            }
-            Cdb::PersistentReserveOut(request) => {
-                return self.persistent_out(nexus, request, data);
-            }
-            Cdb::ReportSupportedOpcodes(asked) => report::opcodes(asked, provisioning)?,
-            Cdb::ReportSupportedTaskManagement {
-                extended,
-                allocation,
-            } => report::task_management(extended, allocation),
-            // The plan of the geometry answers these.
-            Cdb::Read(_)
-            | Cdb::Write { .. }
-            | Cdb::WriteAndVerify { .. }
-            | Cdb::Verify { .. }
-            | Cdb::SynchronizeCache { .. }
-            | Cdb::Prefetch { .. }
-            | Cdb::WriteSame { .. }
-            | Cdb::CompareAndWrite { .. }
-            | Cdb::OrWrite { .. }
-            | Cdb::GetLbaStatus { .. } => return Err(Sense::INTERNAL_FAILURE.into()),
-        };
-        Ok(Done::Response(Response::data(data_in)))
-    }
-
-    fn persistent_out(
-        &mut self,
-        nexus: &Nexus,
-        request: OutRequest,
-        data: &[u8],
-    ) -> Result<Done, Refusal> {
-        let nexuses = &self.nexuses;
-        let known = |name: &str| {
-            let named = nexuses.keys().filter(|known| *known.initiator == *name);
-            named.cloned().collect()
-        };
-        let changes = self
-            .reservations
-            .persistent_out(nexus, request, data, known)?;
-        self.notify(changes.notices);
-        let (aborted, saves) = (changes.aborted, changes.must_save);
-        Ok(if aborted.is_empty() && !saves {
-            Done::Response(Response::good())
-        } else {
-            Done::Media(MediaOp::Settle { aborted, saves })
-        })
-    }
-
-    fn change(
-        &mut self,
-        act: impl FnOnce(&mut Reservations) -> Result<(), Refusal>,
-    ) -> Result<Vec<u8>, Refusal> {
-        act(&mut self.reservations)?;
-        self.changed();
-        Ok(Vec::new())
-    }
-
-    fn mode_select(
-        &mut self,
-        nexus: &Nexus,
-        form: ModeForm,
-        length: u16,
-        data: &[u8],
-    ) -> Result<Done, Refusal> {
-        let list = data
-            .get(..usize::from(length))
-            .ok_or(Sense::PARAMETER_LIST_LENGTH)?;
-        // A list of no length is no error and changes nothing (SPC-5 §6.15).
-        if !list.is_empty() {
-            let next = self.mode.select(form, list, self.settings.capacity)?;
-            if next != self.mode {
-                self.mode = next;
-                self.raise_for_others(Some(nexus), UnitAttention::ModeParametersChanged);
-                self.changed();
-            }
-        }
-        Ok(Done::Response(Response::good()))
-    }
-
-    fn start_stop(&mut self, start: bool, no_flush: bool) -> Done {
-        if self.is_stopped == start {
-            self.is_stopped = !start;
-            self.changed();
-        }
-        if start || no_flush {
-            Done::Response(Response::good())
-        } else {
-            Done::Media(MediaOp::Flush)
-        }
-    }
-
-    fn unmap(&self, length: u16, data: &[u8]) -> Result<Done, Sense> {
-        if self.settings.provisioning == Provisioning::Full {
-            return Err(Sense::INVALID_OPCODE);
-        }
-        if self.geometry().write_protected {
-            return Err(Sense::WRITE_PROTECTED);
-        }
-        let list = data
-            .get(..usize::from(length))
-            .ok_or(Sense::PARAMETER_LIST_LENGTH)?;
-        let ranges = unmap_ranges(list, self.settings.capacity)?;
-        Ok(if ranges.is_empty() {
-            Done::Response(Response::good())
-        } else {
-            Done::Media(MediaOp::Unmap { ranges })
-        })
     }
 }
 
@@ -530,6 +464,10 @@ const fn needs_ready(cdb: &Cdb) -> bool {
             | Cdb::PersistentReserveOut(_)
             | Cdb::ReportSupportedOpcodes(_)
             | Cdb::ReportSupportedTaskManagement { .. }
+            | Cdb::ReportTargetPortGroups { .. }
+            | Cdb::CopyParameters { .. }
+            | Cdb::CopyStatus { .. }
+            | Cdb::LogSense(_)
     )
 }
 

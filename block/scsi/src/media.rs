@@ -7,18 +7,31 @@
 //! | `Flush` | makes all finished writes durable (B1) | |
 //! | `CompareAndWrite`, `OrWrite` | as one step that no other write of this unit can come between | |
 
+use crate::copy::CopyPlan;
+use crate::log::{self, SpaceUsage};
 use crate::logical_unit::Nexus;
-use crate::range::LbaRange;
+use crate::range::{Capacity, LbaRange};
+use crate::sanitize::Erasure;
 use crate::sense::{Response, Sense, Status};
 use crate::wire::{Builder, cut};
 
 /// Whether space can be given back, and what unmapped blocks read as.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Provisioning {
-    /// Unmapping frees space, and unmapped blocks read as zeros.
+    /// Unmapping frees space that others share, and unmapped blocks read as zeros. There may be less space than blocks.
     Thin,
+    /// Every block always has its place; unmapped blocks read as zeros, and what is below may make use of that.
+    Resource,
     /// Every block always has its place; UNMAP is not offered.
     Full,
+}
+
+impl Provisioning {
+    /// Whether UNMAP is offered (LBPME).
+    #[must_use]
+    pub const fn frees_space(self) -> bool {
+        matches!(self, Self::Thin | Self::Resource)
+    }
 }
 
 /// What a WRITE SAME fills its range with.
@@ -84,6 +97,38 @@ pub enum MediaOp {
         /// Whether it must be durable before it is answered.
         fua: bool,
     },
+    /// Write the data durably, all of it or nothing whatever happens; no reader sees a part.
+    WriteAtomic {
+        /// Where; its length is the data's.
+        range: LbaRange,
+    },
+    /// Erase or overwrite every block, durably. Nothing else touches the medium meanwhile.
+    Sanitize {
+        /// All of the unit.
+        range: LbaRange,
+        /// How.
+        erasure: Box<Erasure>,
+        /// Whether the initiator gets its answer when it has begun.
+        immediate: bool,
+        /// Whether a failure may be left without sanitizing again.
+        unrestricted_exit: bool,
+    },
+    /// A failed sanitize is given up, durably.
+    ExitSanitize,
+    /// Copy between units.
+    Copy {
+        /// What.
+        plan: Box<CopyPlan>,
+    },
+    /// Tell how much space there is.
+    Usage {
+        /// The unit's capacity.
+        capacity: Capacity,
+        /// The first log parameter the initiator wants.
+        pointer: u16,
+        /// How many bytes of parameter data it takes.
+        allocation: u32,
+    },
     /// Check that the range can be read.
     Verify {
         /// Where.
@@ -140,6 +185,10 @@ pub enum MediaFailure {
     Fenced,
     /// Another nexus ended the command (PREEMPT AND ABORT) before it changed anything.
     Aborted,
+    /// A unit of a copy is not there for this initiator.
+    CopyUnreachable,
+    /// A copy cannot be made as asked, or failed on the way.
+    Copy,
     /// The unit's reservations could not be put on stable storage. They are in force, but a restart may forget them.
     Save,
 }
@@ -156,6 +205,8 @@ pub enum MediaResult {
     },
     /// Which blocks hold data.
     Status(Vec<LbaStatus>),
+    /// How much space there is.
+    Usage(SpaceUsage),
     /// Not done.
     Failed(MediaFailure),
 }
@@ -182,6 +233,11 @@ impl MediaOp {
                 | Self::Verify { .. }
                 | Self::Compare { .. }
                 | Self::Settle { .. }
+                | Self::WriteAtomic { .. }
+                | Self::Sanitize { .. }
+                | Self::ExitSanitize
+                | Self::Copy { .. }
+                | Self::Usage { .. }
                 | Self::Status { .. } => Response::good(),
             },
             MediaResult::Miscompare { offset } => {
@@ -193,12 +249,22 @@ impl MediaOp {
                 }
                 _ => check(Sense::INTERNAL_FAILURE),
             },
+            MediaResult::Usage(usage) => match self {
+                Self::Usage {
+                    capacity,
+                    pointer,
+                    allocation,
+                } => Response::data(log::provisioning(*usage, *capacity, *pointer, *allocation)),
+                _ => check(Sense::INTERNAL_FAILURE),
+            },
             MediaResult::Failed(failure) => check(match failure {
                 MediaFailure::Read => Sense::READ_ERROR,
                 MediaFailure::Write => Sense::WRITE_ERROR,
                 MediaFailure::OutOfSpace => Sense::OUT_OF_SPACE,
                 MediaFailure::Fenced => Sense::FENCED,
                 MediaFailure::Aborted => Sense::COMMANDS_CLEARED,
+                MediaFailure::CopyUnreachable => Sense::UNREACHABLE_COPY_TARGET,
+                MediaFailure::Copy => Sense::COPY_ABORTED,
                 MediaFailure::Save => Sense::INTERNAL_FAILURE,
             }),
         }
@@ -227,7 +293,7 @@ fn status_data(extents: &[LbaStatus]) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::range::{BlockSize, Capacity};
+    use crate::range::BlockSize;
     use onggi_common_units::ByteCount;
 
     fn range(first: u64, count: u64) -> LbaRange {

@@ -1,10 +1,11 @@
-//! Mode pages: caching (08h) and control (0Ah).
+//! Mode pages: caching (08h), control (0Ah) and control extension (0Ah, subpage 01h).
 //!
 //! | page | field | changeable | meaning here |
 //! |---|---|---|---|
 //! | caching | WCE | yes | set: a write is durable after SYNCHRONIZE CACHE; clear: when it is answered |
 //! | control | D_SENSE | yes | sense in descriptor format |
 //! | control | SWP | yes | writing is refused |
+//! | control extension | IALUAE | no | set: implicit asymmetric access, as REPORT TARGET PORT GROUPS tells |
 
 use crate::cdb::{ModeForm, ModeSense};
 use crate::range::Capacity;
@@ -14,6 +15,13 @@ use crate::wire::{Builder, cut, length16, u16_at};
 const CACHING: u8 = 0x08;
 const CONTROL: u8 = 0x0a;
 const ALL: u8 = 0x3f;
+/// The subpage of the control page.
+const EXTENSION: u8 = 0x01;
+const ALL_SUBPAGES: u8 = 0xff;
+/// SPF: the page has a subpage code and a two-byte length.
+const SUBPAGE_FORMAT: u8 = 0x40;
+const EXTENSION_BYTES: u16 = 28;
+const IMPLICIT_ACCESS: u8 = 0x01;
 const WRITE_CACHE: u8 = 0x04;
 const DESCRIPTOR_SENSE: u8 = 0x04;
 const SOFTWARE_WRITE_PROTECT: u8 = 0x08;
@@ -73,8 +81,21 @@ impl ModePages {
         page.finish()
     }
 
-    fn changeable(code: u8) -> Page {
+    fn control_extension(flags: u8) -> Page {
         let mut page = Builder::new();
+        page.u8(CONTROL | SUBPAGE_FORMAT)
+            .u8(EXTENSION)
+            .u16(EXTENSION_BYTES)
+            .u8(flags)
+            .zeros(usize::from(EXTENSION_BYTES).saturating_sub(1));
+        page.finish()
+    }
+
+    fn changeable(code: u8, subpage: u8) -> Page {
+        let mut page = Builder::new();
+        if subpage == EXTENSION {
+            return Self::control_extension(0);
+        }
         if code == CACHING {
             page.u8(CACHING).u8(18).u8(WRITE_CACHE).zeros(17);
         } else {
@@ -88,10 +109,11 @@ impl ModePages {
         page.finish()
     }
 
-    fn page(self, code: u8) -> Option<Page> {
-        match code {
-            CACHING => Some(self.caching()),
-            CONTROL => Some(self.control()),
+    fn page(self, code: u8, subpage: u8) -> Option<Page> {
+        match (code, subpage) {
+            (CACHING, 0) => Some(self.caching()),
+            (CONTROL, 0) => Some(self.control()),
+            (CONTROL, EXTENSION) => Some(Self::control_extension(IMPLICIT_ACCESS)),
             _ => None,
         }
     }
@@ -103,22 +125,21 @@ impl ModePages {
         capacity: Capacity,
         read_only: bool,
     ) -> Result<Vec<u8>, Sense> {
-        let codes: &[u8] = match asked.page {
-            CACHING => &[CACHING],
-            CONTROL => &[CONTROL],
-            ALL => &[CACHING, CONTROL],
+        let codes: &[(u8, u8)] = match (asked.page, asked.subpage) {
+            (CACHING, 0 | ALL_SUBPAGES) => &[(CACHING, 0)],
+            (CONTROL, 0) => &[(CONTROL, 0)],
+            (CONTROL, EXTENSION) => &[(CONTROL, EXTENSION)],
+            (CONTROL, ALL_SUBPAGES) => &[(CONTROL, 0), (CONTROL, EXTENSION)],
+            (ALL, 0) => &[(CACHING, 0), (CONTROL, 0)],
+            (ALL, ALL_SUBPAGES) => &[(CACHING, 0), (CONTROL, 0), (CONTROL, EXTENSION)],
             _ => return Err(Sense::INVALID_FIELD_IN_CDB),
         };
-        // Subpage FFh asks for all subpages; there is only subpage 0.
-        if !matches!(asked.subpage, 0 | 0xff) {
-            return Err(Sense::INVALID_FIELD_IN_CDB);
-        }
         let mut pages = Vec::new();
-        for code in codes {
+        for (code, subpage) in codes {
             pages.extend(match asked.control {
-                0 => self.page(*code).unwrap_or_default(),
-                1 => Self::changeable(*code),
-                2 => Self::default().page(*code).unwrap_or_default(),
+                0 => self.page(*code, *subpage).unwrap_or_default(),
+                1 => Self::changeable(*code, *subpage),
+                2 => Self::default().page(*code, *subpage).unwrap_or_default(),
                 _ => return Err(Sense::SAVING_NOT_SUPPORTED),
             });
         }
@@ -173,10 +194,16 @@ impl ModePages {
         check_block_descriptor(given, capacity)?;
         let mut rest = after_header.get(descriptor..).ok_or(LENGTH)?;
         let mut next = self;
-        while let [code, length, ..] = rest {
-            let whole = usize::from(*length).saturating_add(2);
+        while let [code, second, ..] = rest {
+            let (place, whole) = if code & SUBPAGE_FORMAT == 0 {
+                ((*code, 0), usize::from(*second).saturating_add(2))
+            } else {
+                let length = u16_at(rest, 2).ok_or(LENGTH)?;
+                let code = code ^ SUBPAGE_FORMAT;
+                ((code, *second), usize::from(length).saturating_add(4))
+            };
             let page = rest.get(..whole).ok_or(LENGTH)?;
-            next = next.with_page(*code, page)?;
+            next = next.with_page(place, page)?;
             rest = rest.get(whole..).ok_or(LENGTH)?;
         }
         if rest.is_empty() {
@@ -186,20 +213,23 @@ impl ModePages {
         }
     }
 
-    fn with_page(self, code: u8, page: &[u8]) -> Result<Self, Sense> {
+    fn with_page(self, (code, subpage): (u8, u8), page: &[u8]) -> Result<Self, Sense> {
         const INVALID: Sense = Sense::INVALID_FIELD_IN_PARAMETERS;
         // The PS bit is reserved here, so that the first byte must be the page's.
-        let current = self.page(code).ok_or(INVALID)?;
+        let current = self.page(code, subpage).ok_or(INVALID)?;
         if page.len() != current.len() {
             return Err(INVALID);
         }
-        let fixed = Self::changeable(code);
+        let fixed = Self::changeable(code, subpage);
         for ((new, old), mask) in page.iter().zip(&current).zip(&fixed).skip(2) {
             if (new ^ old) & !mask != 0 {
                 return Err(INVALID);
             }
         }
         let bit = |at: usize, mask: u8| page.get(at).is_some_and(|byte| byte & mask != 0);
+        if subpage != 0 {
+            return Ok(self);
+        }
         Ok(if code == CACHING {
             Self {
                 write_cache: bit(2, WRITE_CACHE),
@@ -297,14 +327,32 @@ mod tests {
         }
         let saved = pages.sense(asked(CACHING, 3), capacity(), false);
         assert_eq!(saved, Err(Sense::SAVING_NOT_SUPPORTED));
-        let subpage = ModeSense {
-            subpage: 1,
-            ..asked(CONTROL, 0)
+        for (page, subpage) in [(CONTROL, 2), (CACHING, 1), (ALL, 1)] {
+            let asked = ModeSense {
+                subpage,
+                ..asked(page, 0)
+            };
+            let refused = pages.sense(asked, capacity(), false);
+            assert_eq!(refused, Err(Sense::INVALID_FIELD_IN_CDB));
+        }
+    }
+
+    #[test]
+    fn the_control_extension_is_told_alone_or_with_all_and_may_be_sent_back_as_it_is() {
+        let pages = ModePages::default();
+        let with = |page, subpage| ModeSense {
+            subpage,
+            ..asked(page, 0)
         };
-        assert_eq!(
-            pages.sense(subpage, capacity(), false),
-            Err(Sense::INVALID_FIELD_IN_CDB)
-        );
+        let alone = pages.sense(with(CONTROL, 1), capacity(), false).unwrap();
+        assert_eq!(alone[12..18], [0x4a, 1, 0, 28, 1, 0]);
+        assert_eq!(alone.len(), 12 + 32);
+        let mut all = pages.sense(with(ALL, 0xff), capacity(), false).unwrap();
+        assert_eq!(all.len(), 12 + 20 + 12 + 32);
+        all[0] = 0;
+        assert_eq!(pages.select(ModeForm::Six, &all, capacity()), Ok(pages));
+        all[48] ^= 1;
+        assert!(pages.select(ModeForm::Six, &all, capacity()).is_err());
     }
 
     #[test]

@@ -4,15 +4,17 @@
 
 mod parse;
 
-use crate::cdb::{Cdb, CdbBytes};
+use crate::cdb::{Cdb, CdbBytes, SanitizeAction};
 use crate::reservation::{InAction, OutAction, Rule};
 use crate::sense::Sense;
 use parse::{
-    compare_and_write, get_lba_status, inquiry, mode_select6, mode_select10, mode_sense6,
-    mode_sense10, or_write, persistent_in, persistent_out, prefetch, read, read_capacity10,
-    read_capacity16, read6, release6, report_luns, report_opcodes, report_task_management,
-    request_sense, reserve6, span10, span12, span16, start_stop_unit, synchronize_cache, unmap,
-    verify, write, write_and_verify, write_same10, write_same16, write6,
+    compare_and_write, copy_parameters, copy_status, extended_copy, get_lba_status, inquiry,
+    log_sense, mode_select6, mode_select10, mode_sense6, mode_sense10, or_write, persistent_in,
+    persistent_out, prefetch, read, read_capacity10, read_capacity16, read_defect_data10,
+    read_defect_data12, read6, release6, report_luns, report_opcodes, report_port_groups,
+    report_task_management, request_sense, reserve6, sanitize, span10, span12, span16,
+    start_stop_unit, synchronize_cache, unmap, verify, write, write_and_verify, write_atomic,
+    write_same10, write_same16, write6,
 };
 
 type Parse = fn(CdbBytes) -> Result<Cdb, Sense>;
@@ -73,6 +75,10 @@ macro_rules! entry {
 }
 
 const PR_OUT: [u8; 10] = [0x5f, 0x1f, 0xff, 0, 0, 0xff, 0xff, 0xff, 0xff, C];
+const SANITIZE: [u8; 10] = [0x48, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, C];
+const COPY_RESULTS: [u8; 16] = [
+    0x84, 0x1f, 0xff, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0, C,
+];
 const PR_IN: [u8; 10] = [0x5e, 0x1f, 0, 0, 0, 0, 0, 0xff, 0xff, C];
 
 /// Every command there is, in order of operation code and service action.
@@ -114,12 +120,45 @@ pub(crate) static TABLE: &[Entry] = &[
         |b| synchronize_cache(span10(b)),
         usage10(0x35, 0)
     ),
+    entry!(
+        0x37,
+        Read,
+        read_defect_data10,
+        [0x37, 0, 0x1f, 0, 0, 0, 0, 0xff, 0xff, C]
+    ),
     entry!(0x41, Write, write_same10, usage10(0x41, 0xf8)),
     entry!(
         0x42,
         Write,
         unmap,
         [0x42, 0x01, 0, 0, 0, 0, 0, 0xff, 0xff, C]
+    ),
+    entry!(
+        0x48,
+        0x01,
+        Write,
+        |b| sanitize(b, SanitizeAction::Overwrite),
+        SANITIZE
+    ),
+    entry!(
+        0x48,
+        0x02,
+        Write,
+        |b| sanitize(b, SanitizeAction::BlockErase),
+        SANITIZE
+    ),
+    entry!(
+        0x48,
+        0x1f,
+        Write,
+        |b| sanitize(b, SanitizeAction::ExitFailureMode),
+        SANITIZE
+    ),
+    entry!(
+        0x4d,
+        Allowed,
+        log_sense,
+        [0x4d, 0x03, 0xff, 0xff, 0, 0xff, 0xff, 0xff, 0xff, C]
     ),
     entry!(
         0x55,
@@ -217,6 +256,17 @@ pub(crate) static TABLE: &[Entry] = &[
         |b| persistent_out(b, OutAction::RegisterAndMove),
         PR_OUT
     ),
+    entry!(
+        0x83,
+        0x00,
+        Write,
+        extended_copy,
+        [
+            0x83, 0x1f, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0, C
+        ]
+    ),
+    entry!(0x84, 0x00, Write, copy_status, COPY_RESULTS),
+    entry!(0x84, 0x03, Write, copy_parameters, COPY_RESULTS),
     entry!(0x88, Read, |b| read(b, span16(b)), usage16(0x88, 0xf8)),
     entry!(
         0x89,
@@ -243,6 +293,7 @@ pub(crate) static TABLE: &[Entry] = &[
         usage16(0x91, 0)
     ),
     entry!(0x93, Write, write_same16, usage16(0x93, 0xf9)),
+    entry!(0x9c, Write, write_atomic, usage16(0x9c, 0xf8)),
     entry!(
         0x9e,
         0x10,
@@ -258,6 +309,13 @@ pub(crate) static TABLE: &[Entry] = &[
         Allowed,
         report_luns,
         [0xa0, 0, 0xff, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0, C]
+    ),
+    entry!(
+        0xa3,
+        0x0a,
+        Allowed,
+        report_port_groups,
+        [0xa3, 0xff, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0, C]
     ),
     entry!(
         0xa3,
@@ -284,6 +342,12 @@ pub(crate) static TABLE: &[Entry] = &[
         usage12(0xae, 0xf6)
     ),
     entry!(0xaf, Read, |b| verify(b, span12(b)), usage12(0xaf, 0xf6)),
+    entry!(
+        0xb7,
+        Read,
+        read_defect_data12,
+        [0xb7, 0x1f, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0, C]
+    ),
 ];
 
 const NONE: u8 = u8::MAX;

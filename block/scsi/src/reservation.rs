@@ -13,14 +13,13 @@ mod transport_id;
 pub use saved::{SavedError, SavedReservations};
 
 use crate::attention::UnitAttention;
+use crate::inquiry::TARGET_PORT;
 use crate::logical_unit::Nexus;
 use crate::sense::Sense;
 use std::collections::BTreeMap;
 
 /// How many initiator ports may be registered with a unit.
 pub const REGISTRATIONS_MAX: usize = 128;
-/// The relative target port identifier of our one target port.
-const TARGET_PORT: u16 = 1;
 
 /// How another nexus's reservation concerns a command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

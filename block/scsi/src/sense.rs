@@ -56,6 +56,8 @@ pub enum SenseKey {
     DataProtect,
     /// The target gave up the command.
     AbortedCommand,
+    /// A copy between units was given up.
+    CopyAborted,
     /// The data on the medium is not what was expected.
     Miscompare,
 }
@@ -72,6 +74,7 @@ impl SenseKey {
             Self::IllegalRequest => 0x5,
             Self::UnitAttention => 0x6,
             Self::DataProtect => 0x7,
+            Self::CopyAborted => 0xa,
             Self::AbortedCommand => 0xb,
             Self::Miscompare => 0xe,
         }
@@ -128,6 +131,26 @@ impl Sense {
     pub const FENCED: Self = Self::new(SenseKey::HardwareError, 0x08, 0x00);
     /// COMMANDS CLEARED BY ANOTHER INITIATOR.
     pub const COMMANDS_CLEARED: Self = Self::new(SenseKey::AbortedCommand, 0x2f, 0x00);
+    /// TOO MANY TARGET DESCRIPTORS.
+    pub const TOO_MANY_COPY_TARGETS: Self = Self::new(SenseKey::IllegalRequest, 0x26, 0x06);
+    /// UNSUPPORTED TARGET DESCRIPTOR TYPE CODE.
+    pub const UNSUPPORTED_COPY_TARGET: Self = Self::new(SenseKey::IllegalRequest, 0x26, 0x07);
+    /// TOO MANY SEGMENT DESCRIPTORS.
+    pub const TOO_MANY_COPY_SEGMENTS: Self = Self::new(SenseKey::IllegalRequest, 0x26, 0x08);
+    /// UNSUPPORTED SEGMENT DESCRIPTOR TYPE CODE.
+    pub const UNSUPPORTED_COPY_SEGMENT: Self = Self::new(SenseKey::IllegalRequest, 0x26, 0x09);
+    /// INLINE DATA LENGTH EXCEEDED.
+    pub const INLINE_DATA: Self = Self::new(SenseKey::IllegalRequest, 0x26, 0x0b);
+    /// OPERATION IN PROGRESS: a copy with this list identifier is under way.
+    pub const OPERATION_IN_PROGRESS: Self = Self::new(SenseKey::IllegalRequest, 0x00, 0x16);
+    /// A copy was given up, with no more to say.
+    pub const COPY_ABORTED: Self = Self::new(SenseKey::CopyAborted, 0x00, 0x00);
+    /// UNREACHABLE COPY TARGET: no unit of this name may be reached.
+    pub const UNREACHABLE_COPY_TARGET: Self = Self::new(SenseKey::CopyAborted, 0x08, 0x04);
+    /// LOGICAL UNIT NOT READY, SANITIZE IN PROGRESS.
+    pub const SANITIZE_IN_PROGRESS: Self = Self::new(SenseKey::NotReady, 0x04, 0x1b);
+    /// SANITIZE COMMAND FAILED.
+    pub const SANITIZE_FAILED: Self = Self::new(SenseKey::MediumError, 0x31, 0x03);
     /// INTERNAL TARGET FAILURE.
     pub const INTERNAL_FAILURE: Self = Self::new(SenseKey::HardwareError, 0x44, 0x00);
 

@@ -13,8 +13,10 @@
 
 mod access;
 pub mod control;
+pub mod copying;
 mod driver;
-pub mod export;
+mod export;
+mod kept;
 mod mailbox;
 mod media_pool;
 mod medium;
@@ -23,7 +25,6 @@ mod options;
 mod peer;
 mod portal;
 mod registry;
-mod reservations;
 mod sessions;
 mod store;
 mod target;

@@ -3,11 +3,12 @@
 //! The queue is bounded by what connections may have outstanding. Flushes of one unit are put together: however many
 //! sessions ask, at most one thread flushes it, so that one busy volume does not take all threads.
 
+use crate::copying::{self, CopyWork};
 use crate::mailbox::{ConnectionId, Mailbox, Message};
 use crate::medium::{Finished, Job, ShareIndex, carry_out};
 use crate::unit::{AfterFlush, Unit};
 use onggi_block_iscsi::TaskId;
-use onggi_block_scsi::{MediaFailure, MediaOp, MediaResult};
+use onggi_block_scsi::{CopyPlan, MediaFailure, MediaOp, MediaResult};
 use std::collections::VecDeque;
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -58,6 +59,12 @@ impl AfterFlush for DurableReply {
 enum Work {
     Job {
         job: Box<Job>,
+        unit: Arc<Unit>,
+        to: ReplyTo,
+    },
+    Copy {
+        plan: Box<CopyPlan>,
+        work: CopyWork,
         unit: Arc<Unit>,
         to: ReplyTo,
     },
@@ -121,6 +128,22 @@ impl MediaPool {
         });
     }
 
+    /// Takes a copy between units.
+    pub(crate) fn copy(
+        &self,
+        (plan, work): (Box<CopyPlan>, CopyWork),
+        unit: &Arc<Unit>,
+        to: ReplyTo,
+    ) {
+        let unit = Arc::clone(unit);
+        self.submit(Work::Copy {
+            plan,
+            work,
+            unit,
+            to,
+        });
+    }
+
     /// Sees that a unit's flushes are run.
     pub(crate) fn flush(&self, unit: &Arc<Unit>) {
         self.submit(Work::Flush {
@@ -162,15 +185,52 @@ fn next(shared: &Shared) -> Option<Work> {
     }
 }
 
+// It may take hours, so it has a thread of its own: a unit has at most one at a time.
+fn sanitize(job: Job, unit: Arc<Unit>, to: ReplyTo, share: ShareIndex) {
+    let is_immediate = matches!(
+        job.op,
+        MediaOp::Sanitize {
+            immediate: true,
+            ..
+        }
+    );
+    let begun = unit.begin_sanitize(&job);
+    if begun.result != MediaResult::Done {
+        to.send(begun);
+        return;
+    }
+    let (same_unit, same_to) = (Arc::clone(&unit), to.clone());
+    let carry_out = move || {
+        if is_immediate {
+            to.send(begun);
+            unit.sanitize(&job, share);
+        } else {
+            to.send(unit.sanitize(&job, share));
+        }
+    };
+    let thread = std::thread::Builder::new().name("sanitize".to_owned());
+    if let Err(error) = thread.spawn(carry_out) {
+        tracing::error!(%error, "no thread for a sanitize");
+        same_to.send(same_unit.give_sanitize_up());
+    }
+}
+
 fn work(shared: &Shared, share: ShareIndex) {
     while let Some(work) = next(shared) {
         match work {
             Work::Flush { unit } => unit.run_flushes(),
+            Work::Copy {
+                plan,
+                work,
+                unit,
+                to,
+            } => to.send(copying::copy(&unit, &plan, &work, share)),
             Work::Job { job, unit, to } => {
-                let finished = match &job.op {
-                    MediaOp::Settle { saves, .. } => unit.settle(*saves),
-                    _ => carry_out(&job, share),
-                };
+                if matches!(job.op, MediaOp::Sanitize { .. }) {
+                    sanitize(*job, unit, to, share);
+                    continue;
+                }
+                let finished = unit.perform(&job).unwrap_or_else(|| carry_out(&job, share));
                 if finished.needs_flush {
                     let reply = Box::new(DurableReply { to, finished });
                     if unit.await_flush(job.medium, reply) {

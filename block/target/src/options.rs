@@ -46,6 +46,8 @@ pub struct Limits {
     pub idle_time_max: Duration,
     /// How long an answer to a ping, or promised data, may take.
     pub answer_time_max: Duration,
+    /// Bytes a SANITIZE overwrites in a second, so that it leaves the disk to the other volumes.
+    pub sanitize_bytes_per_second: u64,
 }
 
 impl Default for Limits {
@@ -59,6 +61,7 @@ impl Default for Limits {
             login_time_max: Duration::from_secs(15),
             idle_time_max: Duration::from_secs(30),
             answer_time_max: Duration::from_secs(30),
+            sanitize_bytes_per_second: 512 << 20,
         }
     }
 }

@@ -7,6 +7,7 @@
 mod login;
 
 use crate::access::Seeker;
+use crate::copying;
 use crate::mailbox::{ConnectionId, Mailbox};
 use crate::media_pool::{DurableReply, MediaPool, ReplyTo};
 use crate::medium::{Finished, ShareIndex, try_inline};
@@ -106,6 +107,13 @@ struct Outstanding {
     held_bytes: usize,
 }
 
+impl Outstanding {
+    // Nothing ends a sanitize that has begun, and the unit answers nothing of a later session before it has ended.
+    const fn outlives_session(&self) -> bool {
+        matches!(self.op, MediaOp::Sanitize { .. })
+    }
+}
+
 /// A task management request that is answered when these tasks have left the medium.
 #[derive(Debug)]
 struct Abort {
@@ -179,7 +187,7 @@ impl Peer {
 
     /// Whether nothing of it is under way any more.
     pub(crate) fn is_idle(&self) -> bool {
-        self.outstanding.is_empty()
+        self.outstanding.values().all(Outstanding::outlives_session)
     }
 
     /// Does what there is to do: carries out commands, answers requests.
@@ -253,15 +261,22 @@ impl Peer {
             Begun::Job(job, wanted_bytes) => {
                 let (unit, medium) = (Arc::clone(reach.unit()), Arc::clone(&job.medium));
                 let op = job.op.clone();
+                let target = normal.target.as_str();
                 if let MediaOp::Settle { aborted, .. } = &op {
-                    let sessions = &thread.shared.sessions;
-                    sessions.abort_nexuses(normal.target.as_str(), aborted);
+                    thread.shared.sessions.abort_nexuses(target, aborted);
                 }
                 let to = || ReplyTo {
                     mailbox: Arc::clone(&thread.mailbox),
                     connection: self.id,
                     task,
                 };
+                if let MediaOp::Copy { plan } = &op {
+                    let work = copying::work(&thread.shared, (self.id, target), reach, plan);
+                    let copy = (plan.clone(), work);
+                    thread.shared.pool.copy(copy, &unit, to());
+                    self.hold(task, op, wanted_bytes, held_bytes);
+                    return;
+                }
                 match try_inline(job, thread.share, &mut thread.read_buffer) {
                     Ok(finished) if !finished.needs_flush => {
                         let descriptor = reach.descriptor_sense();
@@ -379,9 +394,7 @@ impl Peer {
         let names_unit = Lun::from_field(request.lun.0) == Some(normal.unit.lun());
         let tasks: HashSet<TaskId> = match request.function {
             Function::AbortTask => {
-                let task = request
-                    .referenced
-                    .filter(|task| self.outstanding.contains_key(task));
+                let task = request.referenced.filter(|task| self.ends(task));
                 let Some(task) = task else {
                     // It was answered before its abort was looked at: both came in one go.
                     let response = TaskManagementResponseCode::TaskDoesNotExist;
@@ -397,7 +410,7 @@ impl Peer {
                 self.connection.answer_task_management(request.id, response);
                 return;
             }
-            Function::AbortTaskSet => self.outstanding.keys().copied().collect(),
+            Function::AbortTaskSet => self.tasks_that_end(),
             Function::ClearTaskSet | Function::LogicalUnitReset | Function::TargetWarmReset => {
                 thread
                     .shared
@@ -406,7 +419,7 @@ impl Peer {
                 if request.function != Function::ClearTaskSet {
                     normal.unit.reset();
                 }
-                self.outstanding.keys().copied().collect()
+                self.tasks_that_end()
             }
             Function::ClearAca
             | Function::TargetColdReset
@@ -426,6 +439,16 @@ impl Peer {
             tasks,
         });
         self.answer_aborts();
+    }
+
+    fn ends(&self, task: &TaskId) -> bool {
+        let task = self.outstanding.get(task);
+        task.is_some_and(|task| !task.outlives_session())
+    }
+
+    fn tasks_that_end(&self) -> HashSet<TaskId> {
+        let tasks = self.outstanding.keys().copied();
+        tasks.filter(|task| self.ends(task)).collect()
     }
 
     fn send_targets(&mut self, request: SendTargets, thread: &Thread) {
@@ -460,7 +483,9 @@ fn completion(op: &MediaOp, finished: Finished, wanted_bytes: u64, descriptor: b
     };
     let wanted_bytes = match op {
         // Its answer is parameter data, whose length is what the command moves.
-        MediaOp::Status { .. } => u64::try_from(response.data_in.len()).unwrap_or(u64::MAX),
+        MediaOp::Status { .. } | MediaOp::Usage { .. } => {
+            u64::try_from(response.data_in.len()).unwrap_or(u64::MAX)
+        }
         _ => wanted_bytes,
     };
     completion_of(response, data_in, wanted_bytes)

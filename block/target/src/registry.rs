@@ -6,6 +6,7 @@
 
 use crate::access::{Seeker, account};
 use crate::export::{Access, ExportSpec, ExportStatus};
+use crate::kept::Kind;
 use crate::medium::{FileMedium, Medium, MediumError};
 use crate::opening::{Opener, capacity_of};
 use crate::sessions::Sessions;
@@ -14,7 +15,7 @@ use crate::unit::Unit;
 use onggi_block_iscsi::{IscsiName, NameError, chap};
 use onggi_block_medium::MediumSpec;
 use onggi_block_scsi::range::{BlockSizeError, CapacityError, LunError};
-use onggi_block_scsi::{Lun, SavedError};
+use onggi_block_scsi::{CopyTarget, Lun, SavedError};
 use onggi_common_host::Entropy;
 use onggi_common_units::Uuid;
 use std::collections::{BTreeMap, HashSet};
@@ -85,6 +86,13 @@ enum Serving {
 }
 
 impl ExportState {
+    fn unit(&self) -> Option<Arc<Unit>> {
+        match &self.serving {
+            Serving::Unit(unit) => Some(Arc::clone(unit)),
+            Serving::Trouble(_) => None,
+        }
+    }
+
     fn spec_and_fence(&self) -> (ExportSpec, bool) {
         (self.spec.clone(), self.is_fenced)
     }
@@ -146,6 +154,8 @@ pub(crate) struct Surroundings {
     pub(crate) portal_group: u16,
     /// How many threads touch media.
     pub(crate) threads: usize,
+    /// How fast a SANITIZE overwrites.
+    pub(crate) sanitize_bytes_per_second: u64,
 }
 
 /// All exports.
@@ -229,6 +239,14 @@ impl Registry {
             .iter()
             .map(|export| export.status(&self.sessions))
             .collect()
+    }
+
+    /// The export of the volume that a copy names.
+    pub(crate) fn named(&self, target: &CopyTarget) -> Option<Arc<Export>> {
+        let exports = self.all();
+        exports
+            .into_iter()
+            .find(|export| target.names(&export.read().spec.volume))
     }
 
     /// The names a discovery session is shown.
@@ -411,16 +429,25 @@ impl Registry {
     /// earlier attempt may have stopped half way.
     pub(crate) fn remove(&self, iqn: &str) -> Result<(), RegistryError> {
         let changing = self.changing();
+        let mut removed = None;
         if let Some(export) = self.write().remove(iqn) {
-            export.write().is_removed = true;
+            let mut state = export.write();
+            state.is_removed = true;
+            removed = state.unit();
         }
         drop(changing);
         self.cut(iqn, |_| true)?;
+        if let Some(unit) = removed {
+            // A SANITIZE, or a copy that another unit's session makes, is no session's job here.
+            unit.retire();
+        }
         let _changing = self.changing();
         // Somebody may have exported it again while the sessions ended.
         if self.find(iqn).is_none() && iqn.parse::<IscsiName>().is_ok() {
             // First what the export would come back with, if this is as far as it gets.
-            self.opener.store.remove_reservations(iqn)?;
+            for kind in Kind::ALL {
+                self.opener.store.remove_kept(kind, iqn)?;
+            }
             self.opener.store.remove(iqn)?;
         }
         Ok(())
@@ -431,6 +458,9 @@ impl Registry {
             *entry.iqn == *iqn && is_meant(entry.attachment)
         });
         if cut {
+            if let Some(unit) = self.find(iqn).and_then(|export| export.read().unit()) {
+                unit.wait_for_writers();
+            }
             Ok(())
         } else {
             Err(RegistryError::Busy {

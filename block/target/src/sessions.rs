@@ -134,6 +134,21 @@ impl Sessions {
         }
     }
 
+    /// The session of this connection.
+    pub(crate) fn entry(&self, id: ConnectionId) -> Option<Entry> {
+        self.lock().get(&id).map(|session| session.entry.clone())
+    }
+
+    /// The sessions of an initiator at a target.
+    pub(crate) fn of(&self, iqn: &str, initiator: &str) -> Vec<Entry> {
+        let table = self.lock();
+        let entries = table.values().map(|session| &session.entry);
+        entries
+            .filter(|entry| *entry.iqn == *iqn && *entry.nexus.initiator == *initiator)
+            .cloned()
+            .collect()
+    }
+
     /// How many sessions a target has.
     pub(crate) fn count(&self, iqn: &str) -> usize {
         self.lock()

@@ -1,15 +1,16 @@
-//! The exports on stable storage: one sealed file each, because a spec holds CHAP secrets. Beside them the reservations
-//! that outlive a restart, sealed the same way.
+//! The exports on stable storage: one sealed file each, because a spec holds CHAP secrets. Beside them what units
+//! keep across a restart, sealed the same way.
 //!
 //! | bytes | |
 //! |---|---|
-//! | 8 | magic and version, `ONGGIEX1` or `ONGGIPR1`; authenticated with the name of the target |
+//! | 8 | magic and version, `ONGGIEX1` for exports; authenticated with the name of the target |
 //! | 24 | nonce, random |
-//! | rest | the spec, or the reservations, as JSON under XChaCha20-Poly1305 with the key of the key file |
+//! | rest | the spec as JSON, or what is kept, under XChaCha20-Poly1305 with the key of the key file |
 //!
 //! A file that does not open is set aside under another name and told of; the others are served.
 
 use crate::export::ExportSpec;
+use crate::kept::Kind;
 use chacha20poly1305::aead::{Aead, KeyInit, Payload};
 use chacha20poly1305::{Key, XChaCha20Poly1305, XNonce};
 use onggi_common_host::durable::{self, DurableError, Visibility};
@@ -19,7 +20,6 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 const MAGIC: &[u8; 8] = b"ONGGIEX1";
-const RESERVATIONS_MAGIC: &[u8; 8] = b"ONGGIPR1";
 const NONCE_BYTES: usize = 24;
 const KEY_BYTES: usize = 32;
 const SUFFIX: &str = "export";
@@ -56,13 +56,15 @@ pub enum StoreError {
         /// Where the exports are.
         exports: PathBuf,
     },
-    /// Kept reservations do not open.
+    /// What was kept of a unit does not open.
     #[error(
-        "the kept reservations in {path} do not open with the target's key, so the volume is not served: make sure \
-         that nobody relies on them, remove the file, and put the export again",
+        "the {what} kept in {path} does not open with the target's key, so the volume is not served: make sure that \
+         nobody relies on it, remove the file, and put the export again",
         path = path.display()
     )]
-    DamagedReservations {
+    Damaged {
+        /// What it is about.
+        what: &'static str,
         /// The file.
         path: PathBuf,
     },
@@ -77,7 +79,8 @@ pub enum StoreError {
 /// The directory of exports and the key to it.
 pub(crate) struct Store {
     directory: PathBuf,
-    reservations: PathBuf,
+    /// Where the directories of what units keep are.
+    state: PathBuf,
     cipher: XChaCha20Poly1305,
 }
 
@@ -98,8 +101,9 @@ impl Store {
     ) -> Result<Self, StoreError> {
         let directory = state_dir.join("exports");
         durable::create_dir_all(&directory)?;
-        let reservations = state_dir.join("reservations");
-        durable::create_dir_all(&reservations)?;
+        for kind in Kind::ALL {
+            durable::create_dir_all(&state_dir.join(kind.name()))?;
+        }
         let key = match std::fs::read_to_string(key_file) {
             Ok(text) => {
                 let bad = || StoreError::BadKey {
@@ -125,7 +129,7 @@ impl Store {
         };
         Ok(Self {
             directory,
-            reservations,
+            state: state_dir.to_owned(),
             cipher: XChaCha20Poly1305::new(&Key::from(key)),
         })
     }
@@ -171,45 +175,48 @@ impl Store {
         Ok([magic, &nonce[..], &sealed].concat())
     }
 
-    fn reservations_path(&self, iqn: &str) -> PathBuf {
-        self.reservations.join(format!("{iqn}.reservations"))
+    fn kept_path(&self, kind: Kind, iqn: &str) -> PathBuf {
+        let name = kind.name();
+        self.state.join(name).join(format!("{iqn}.{name}"))
     }
 
-    /// Keeps the reservations of an export.
-    pub(crate) fn put_reservations(
+    /// Keeps something of the unit of an export.
+    pub(crate) fn put_kept(
         &self,
+        kind: Kind,
         iqn: &str,
         plain: &[u8],
         entropy: &dyn Entropy,
     ) -> Result<(), StoreError> {
-        let bytes = self.seal((RESERVATIONS_MAGIC, iqn), plain, entropy)?;
-        let path = self.reservations_path(iqn);
+        let bytes = self.seal((kind.magic(), iqn), plain, entropy)?;
+        let path = self.kept_path(kind, iqn);
         Ok(durable::replace(&path, &bytes, Visibility::Owner)?)
     }
 
-    /// The kept reservations of an export; `None` when there are none.
-    pub(crate) fn load_reservations(&self, iqn: &str) -> Result<Option<Vec<u8>>, StoreError> {
-        let path = self.reservations_path(iqn);
+    /// What was kept; `None` when there is nothing.
+    pub(crate) fn load_kept(&self, kind: Kind, iqn: &str) -> Result<Option<Vec<u8>>, StoreError> {
+        let path = self.kept_path(kind, iqn);
         match std::fs::read(&path) {
             Ok(bytes) => self
-                .unseal((RESERVATIONS_MAGIC, iqn), &bytes)
+                .unseal((kind.magic(), iqn), &bytes)
                 .map(Some)
-                .ok_or_else(|| self.damaged_reservations(iqn)),
+                .ok_or_else(|| self.damaged_kept(kind, iqn)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(source) => Err(StoreError::Read { path, source }),
         }
     }
 
-    /// What is wrong with an export's reservations when they do not open.
-    pub(crate) fn damaged_reservations(&self, iqn: &str) -> StoreError {
-        StoreError::DamagedReservations {
-            path: self.reservations_path(iqn),
+    /// The error that what was kept does not open.
+    pub(crate) fn damaged_kept(&self, kind: Kind, iqn: &str) -> StoreError {
+        StoreError::Damaged {
+            what: kind.name(),
+            path: self.kept_path(kind, iqn),
         }
     }
 
-    /// Forgets the reservations of an export. Missing ones are fine.
-    pub(crate) fn remove_reservations(&self, iqn: &str) -> Result<(), StoreError> {
-        Ok(durable::remove(&self.reservations_path(iqn))?)
+    /// Forgets what was kept. If it is nothing, that is fine.
+    pub(crate) fn remove_kept(&self, kind: Kind, iqn: &str) -> Result<(), StoreError> {
+        Ok(durable::remove(&self.kept_path(kind, iqn))?)
     }
 
     /// Forgets an export. A missing one is fine.

@@ -215,6 +215,7 @@ fn share(
     let surroundings = Surroundings {
         portal_group: options.portal_group,
         threads: data_threads + media_threads,
+        sanitize_bytes_per_second: options.limits.sanitize_bytes_per_second,
     };
     let registry = Registry::restore(
         store,

@@ -4,12 +4,12 @@
 //! still. The generation is one atomic number that only changes when something about the unit does, so sessions on
 //! different threads share it without getting in each other's way.
 
-use crate::medium::{Exclusion, Finished, Job, Medium, Ticket};
-use crate::reservations::ReservationFile;
+mod whole;
+
+use crate::kept::Keeper;
+use crate::medium::{Exclusion, Job, Medium, Ticket};
 use bytes::Bytes;
-use onggi_block_scsi::{
-    Capacity, CdbBytes, LogicalUnit, Lun, MediaFailure, MediaOp, MediaResult, Nexus, Outcome, View,
-};
+use onggi_block_scsi::{Capacity, CdbBytes, LogicalUnit, Lun, MediaOp, Nexus, Outcome, View};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -22,8 +22,9 @@ pub(crate) struct Unit {
     generation: AtomicU64,
     exclusion: Arc<Exclusion>,
     flushes: Mutex<Flushes>,
-    /// Where reservations are kept; held while they are, so that the latest are what stays.
-    kept: Mutex<Option<ReservationFile>>,
+    /// What keeps things across restarts; held while it does.
+    keeper: Mutex<Option<Keeper>>,
+    sanitize_bytes_per_second: u64,
 }
 
 #[derive(Debug)]
@@ -71,14 +72,16 @@ impl Unit {
             }),
             exclusion: Arc::new(Exclusion::new(threads)),
             flushes: Mutex::new(Flushes::default()),
-            kept: Mutex::new(None),
+            keeper: Mutex::new(None),
+            sanitize_bytes_per_second: u64::MAX,
         }
     }
 
-    /// The unit with a place for reservations that outlive the process.
-    pub(crate) fn keeping(self, file: ReservationFile) -> Self {
+    /// The unit with a keeper of what outlives the process, and the pace of its SANITIZE.
+    pub(crate) fn keeping(self, keeper: Keeper, sanitize_bytes_per_second: u64) -> Self {
         Self {
-            kept: Mutex::new(Some(file)),
+            keeper: Mutex::new(Some(keeper)),
+            sanitize_bytes_per_second,
             ..self
         }
     }
@@ -111,34 +114,12 @@ impl Unit {
     /// Its session has ended.
     pub(crate) fn detach(&self, nexus: &Nexus) {
         self.change(|state| {
-            state.tickets.remove(nexus);
+            // Copies between other units and this one end with the session that let them.
+            if let Some(ticket) = state.tickets.remove(nexus) {
+                ticket.void();
+            }
             state.logical.detach(nexus);
         });
-    }
-
-    /// Ends [`MediaOp::Settle`]: when it returns, no command with a void ticket touches the medium, and the
-    /// reservations are on stable storage if they have to be.
-    pub(crate) fn settle(&self, saves: bool) -> Finished {
-        self.exclusion.wait_for_writers();
-        let result = if saves && !self.save_reservations() {
-            MediaResult::Failed(MediaFailure::Save)
-        } else {
-            MediaResult::Done
-        };
-        Finished::with(result)
-    }
-
-    fn save_reservations(&self) -> bool {
-        let kept = lock(&self.kept);
-        let Some(file) = &*kept else {
-            return false;
-        };
-        let saved = lock(&self.state).logical.saved_reservations();
-        let done = file.save(saved.as_ref());
-        if let Err(error) = &done {
-            tracing::error!(%error, "reservations cannot be kept");
-        }
-        done.is_ok()
     }
 
     /// LOGICAL UNIT RESET.
@@ -153,6 +134,17 @@ impl Unit {
             // The generation must change although the size may be the same: sessions hold the old medium.
             state.logical.replaced_medium(capacity);
         });
+    }
+
+    /// No I/O any more, and none under way.
+    pub(crate) fn retire(&self) {
+        self.fence();
+        self.wait_for_writers();
+    }
+
+    /// Returns when every write that had begun has ended.
+    pub(crate) fn wait_for_writers(&self) {
+        self.exclusion.wait_for_writers();
     }
 
     /// No I/O any more.
@@ -171,7 +163,7 @@ impl Unit {
             view: state.logical.view(nexus),
             medium: Arc::clone(&state.medium),
             capacity: state.logical.capacity(),
-            ticket: state.tickets.get(nexus).map(Arc::clone).unwrap_or_default(),
+            ticket: state.ticket(nexus),
         }
     }
 
@@ -225,18 +217,26 @@ struct Snapshot {
 }
 
 impl State {
+    fn ticket(&self, nexus: &Nexus) -> Arc<Ticket> {
+        self.tickets.get(nexus).map(Arc::clone).unwrap_or_default()
+    }
+
+    // What was begun before is void; what is begun from now on is judged by what the unit is now.
+    fn void(&mut self, is_meant: impl Fn(&Nexus) -> bool) {
+        for (nexus, ticket) in &mut self.tickets {
+            if is_meant(nexus) {
+                std::mem::take(ticket).void();
+            }
+        }
+    }
+
     fn begin(&mut self, nexus: &Nexus, cdb: CdbBytes, data: &[u8]) -> Outcome {
         let outcome = self.logical.begin(nexus, cdb, data);
-        if let Outcome::Media {
-            op: MediaOp::Settle { aborted, .. },
-            ..
-        } = &outcome
-        {
-            // What these nexuses began is void; what they begin from now on is judged by the new reservations.
-            for victim in aborted {
-                if let Some(ticket) = self.tickets.get_mut(victim) {
-                    std::mem::take(ticket).void();
-                }
+        if let Outcome::Media { op, .. } = &outcome {
+            match op {
+                MediaOp::Settle { aborted, .. } => self.void(|nexus| aborted.contains(nexus)),
+                MediaOp::Sanitize { .. } => self.void(|_| true),
+                _ => {}
             }
         }
         outcome
@@ -261,6 +261,10 @@ pub(crate) enum Begun {
 impl Reach {
     pub(crate) const fn unit(&self) -> &Arc<Unit> {
         &self.unit
+    }
+
+    pub(crate) const fn nexus(&self) -> &Nexus {
+        &self.nexus
     }
 
     /// Whether sense goes out in descriptor format.

@@ -51,6 +51,7 @@ impl Geometry {
                         compare: *check == ByteCheck::Data,
                     })
             }
+            Cdb::WriteAtomic { span, fua } => self.write_atomic(*span, *fua, data_length),
             Cdb::OrWrite { span, fua } => {
                 self.written(*span, data_length)
                     .map(|range| MediaOp::OrWrite {
@@ -130,7 +131,7 @@ impl Geometry {
         let (unmap, no_data) = flags;
         let range = self.range(span)?;
         self.check_writable()?;
-        let is_refused = unmap && self.provisioning == Provisioning::Full;
+        let is_refused = unmap && !self.provisioning.frees_space();
         // VPD B0h: WSNZ, and MAXIMUM WRITE SAME LENGTH.
         if is_refused || range.is_empty() || range.byte_length() > inquiry::WRITE_SAME_BYTES_MAX {
             return Err(Sense::INVALID_FIELD_IN_CDB);
@@ -144,6 +145,24 @@ impl Geometry {
             fill,
             unmap,
             fua: self.durable(false),
+        })
+    }
+
+    // Half of it would be no atomic write, so that all of the data must be there.
+    fn write_atomic(&self, span: Span, fua: bool, data_length: u64) -> Result<MediaOp, Sense> {
+        let range = self.range(span)?;
+        self.check_writable()?;
+        let bytes = range.byte_length();
+        if bytes > inquiry::ATOMIC_BYTES_MAX || data_length < bytes {
+            return Err(Sense::INVALID_FIELD_IN_CDB);
+        }
+        Ok(if range.is_empty() {
+            MediaOp::Write {
+                range,
+                fua: self.durable(fua),
+            }
+        } else {
+            MediaOp::WriteAtomic { range }
         })
     }
 

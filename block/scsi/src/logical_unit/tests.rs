@@ -461,6 +461,97 @@ fn a_missing_unit_says_so_but_lists_the_others() {
     );
 }
 
+#[test]
+fn a_unit_that_is_sanitized_or_failed_to_be_answers_only_what_needs_no_medium() {
+    let mut unit = unit();
+    let erase = [0x48, 0x82, 0, 0, 0, 0, 0, 0, 0, 0];
+    let MediaOp::Sanitize {
+        range, immediate, ..
+    } = media(&run(&mut unit, 1, &erase, &[])).clone()
+    else {
+        panic!("no sanitize")
+    };
+    assert!(immediate && range.count() == unit.capacity().blocks());
+    let in_progress = (2, 0x04, 0x1b);
+    for cdb in [
+        &[0; 6][..],
+        &erase,
+        &cdb10(0x28, 0, 0, 1),
+        &[0x1b, 0, 0, 0, 2, 0],
+    ] {
+        assert_eq!(sense(&run(&mut unit, 1, cdb, &[])), in_progress, "{cdb:x?}");
+    }
+    assert!(
+        unit.view(&nexus(1))
+            .begin(CdbBytes::new(&cdb10(0x28, 0, 0, 1)), 0)
+            .is_none()
+    );
+    assert_eq!(sense(&run(&mut unit, 1, &[0x7f], &[])), (5, 0x20, 0));
+    unit.sanitized(false);
+    assert_eq!(sense(&run(&mut unit, 1, &[0; 6], &[])), (3, 0x31, 3));
+    let exit = [0x48, 0x1f, 0, 0, 0, 0, 0, 0, 0, 0];
+    assert_eq!(
+        sense(&run(&mut unit, 1, &exit, &[])),
+        (5, 0x24, 0),
+        "AUSE was not set"
+    );
+    media(&run(&mut unit, 1, &erase, &[]));
+    unit.sanitized(true);
+    assert_eq!(
+        response(&run(&mut unit, 1, &[0; 6], &[])).status,
+        Status::Good
+    );
+    assert_eq!(
+        response(&run(&mut unit, 1, &exit, &[])).status,
+        Status::Good
+    );
+}
+
+#[test]
+fn a_copy_is_remembered_by_its_list_identifier_until_it_is_told() {
+    let mut unit = unit();
+    let mut list = vec![7, 0, 0, 32, 0, 0, 0, 0, 0, 0, 0, 28, 0, 0, 0, 0];
+    list.extend([0xe4, 0, 0, 0, 1, 3, 0, 8]);
+    list.resize(16 + 32, 0);
+    list.extend([2, 0, 0, 24]);
+    list.resize(16 + 32 + 28, 0);
+    let cdb = [0x83, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 76, 0, 0];
+    let status = [0x84, 0, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 64, 0, 0];
+    assert_eq!(sense(&run(&mut unit, 1, &status, &[])), (5, 0x24, 0));
+    assert!(matches!(
+        media(&run(&mut unit, 1, &cdb, &list)),
+        MediaOp::Copy { .. }
+    ));
+    assert_eq!(sense(&run(&mut unit, 1, &cdb, &list)), (5, 0x00, 0x16));
+    assert_eq!(response(&run(&mut unit, 1, &status, &[])).data_in[4], 0);
+    unit.copied(&nexus(1), 7, CopyProgress::default(), false);
+    assert_eq!(
+        sense(&run(&mut unit, 2, &status, &[])),
+        (5, 0x24, 0),
+        "it is not 2's"
+    );
+    assert_eq!(response(&run(&mut unit, 1, &status, &[])).data_in[4], 2);
+    assert_eq!(
+        sense(&run(&mut unit, 1, &status, &[])),
+        (5, 0x24, 0),
+        "it was told"
+    );
+}
+
+#[test]
+fn a_write_atomic_is_whole_or_refused() {
+    let mut unit = unit();
+    let cdb = |count: u8| [0x9c, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, count, 0, 0];
+    let op = run(&mut unit, 1, &cdb(2), &[0; 1_024]);
+    assert!(matches!(media(&op), MediaOp::WriteAtomic { range } if range.count() == 2));
+    assert_eq!(
+        sense(&run(&mut unit, 1, &cdb(2), &[0; 1_023])),
+        (5, 0x24, 0)
+    );
+    let nothing = run(&mut unit, 1, &cdb(0), &[]);
+    assert!(matches!(media(&nothing), MediaOp::Write { range, .. } if range.is_empty()));
+}
+
 proptest! {
     #[test]
     fn no_command_panics_or_leaves_the_medium(

@@ -1,6 +1,9 @@
 //! The parsers of the opcode table: fields of a CDB to a [`Cdb`].
 
-use crate::cdb::{ByteCheck, Cdb, CdbBytes, ModeForm, ModeSense, ReportOpcodes, Span};
+use crate::cdb::{
+    ByteCheck, Cdb, CdbBytes, DefectForm, LogSense, ModeForm, ModeSense, ReportOpcodes,
+    SanitizeAction, Span,
+};
 use crate::reservation::{InAction, OutAction, OutRequest};
 use crate::sense::Sense;
 
@@ -157,6 +160,97 @@ pub(super) fn or_write(b: CdbBytes) -> Result<Cdb, Sense> {
     Ok(Cdb::OrWrite {
         span: span16(b),
         fua: b.bit::<1, 3>(),
+    })
+}
+
+// An atomic boundary would cut the write into parts that are atomic each; none is offered (VPD B0h).
+pub(super) fn write_atomic(b: CdbBytes) -> Result<Cdb, Sense> {
+    unprotected(b)?;
+    if b.u16::<10>() != 0 {
+        return Err(Sense::INVALID_FIELD_IN_CDB);
+    }
+    let span = Span {
+        first: b.u64::<2>(),
+        count: u32::from(b.u16::<12>()),
+    };
+    Ok(Cdb::WriteAtomic {
+        span,
+        fua: b.bit::<1, 3>(),
+    })
+}
+
+// ZNR is about zoned devices.
+pub(super) fn sanitize(b: CdbBytes, action: SanitizeAction) -> Result<Cdb, Sense> {
+    let is_reserved = (3..7).any(|at| b.bytes().get(at).is_some_and(|byte| *byte != 0));
+    if b.bit::<1, 6>() || b.byte::<2>() != 0 || is_reserved {
+        return Err(Sense::INVALID_FIELD_IN_CDB);
+    }
+    Ok(Cdb::Sanitize {
+        action,
+        immediate: b.bit::<1, 7>(),
+        unrestricted_exit: b.bit::<1, 5>(),
+        length: b.u16::<7>(),
+    })
+}
+
+pub(super) fn extended_copy(b: CdbBytes) -> Result<Cdb, Sense> {
+    Ok(Cdb::ExtendedCopy {
+        length: b.u32::<10>(),
+    })
+}
+
+pub(super) fn copy_status(b: CdbBytes) -> Result<Cdb, Sense> {
+    Ok(Cdb::CopyStatus {
+        list_id: b.byte::<2>(),
+        allocation: b.u32::<10>(),
+    })
+}
+
+pub(super) fn copy_parameters(b: CdbBytes) -> Result<Cdb, Sense> {
+    Ok(Cdb::CopyParameters {
+        allocation: b.u32::<10>(),
+    })
+}
+
+// SP would save parameters, PPC is obsolete.
+pub(super) fn log_sense(b: CdbBytes) -> Result<Cdb, Sense> {
+    if b.byte::<1>() & 0x03 != 0 {
+        return Err(Sense::INVALID_FIELD_IN_CDB);
+    }
+    Ok(Cdb::LogSense(LogSense {
+        control: b.byte::<2>() >> 6,
+        page: b.byte::<2>() & 0x3f,
+        subpage: b.byte::<3>(),
+        pointer: b.u16::<5>(),
+        allocation: u32::from(b.u16::<7>()),
+    }))
+}
+
+pub(super) fn read_defect_data10(b: CdbBytes) -> Result<Cdb, Sense> {
+    Ok(Cdb::ReadDefectData {
+        form: DefectForm::Ten,
+        lists: b.byte::<2>() & 0x1f,
+        allocation: u32::from(b.u16::<7>()),
+    })
+}
+
+pub(super) fn read_defect_data12(b: CdbBytes) -> Result<Cdb, Sense> {
+    Ok(Cdb::ReadDefectData {
+        form: DefectForm::Twelve,
+        lists: b.byte::<1>() & 0x1f,
+        allocation: b.u32::<6>(),
+    })
+}
+
+// PARAMETER DATA FORMAT 000b: length only; 001b: the extended header.
+pub(super) fn report_port_groups(b: CdbBytes) -> Result<Cdb, Sense> {
+    let format = b.byte::<1>() >> 5;
+    if format > 1 {
+        return Err(Sense::INVALID_FIELD_IN_CDB);
+    }
+    Ok(Cdb::ReportTargetPortGroups {
+        extended: format == 1,
+        allocation: b.u32::<6>(),
     })
 }
 

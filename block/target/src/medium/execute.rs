@@ -9,7 +9,7 @@ use bytes::{Bytes, BytesMut};
 use onggi_block_scsi::media::LBA_STATUS_DESCRIPTORS_MAX;
 use onggi_block_scsi::{Capacity, Fill, LbaRange, LbaStatus, MediaFailure, MediaOp, MediaResult};
 use std::io;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 /// What is read or written at once, on the connection's thread; more goes to a media thread.
@@ -21,6 +21,21 @@ const COMPARE_BYTES: u64 = 1 << 20;
 #[derive(Debug)]
 pub(crate) struct Exclusion {
     shares: Box<[Share]>,
+    /// Odd while a write is under way that readers must not see a part of.
+    atomic_writes: AtomicU64,
+}
+
+/// Keeps all other writes and all reads of a unit away while it lives.
+#[derive(Debug)]
+pub(crate) struct Alone<'a> {
+    exclusion: &'a Exclusion,
+    _guards: Vec<RwLockWriteGuard<'a, ()>>,
+}
+
+impl Drop for Alone<'_> {
+    fn drop(&mut self) {
+        self.exclusion.atomic_writes.fetch_add(1, Ordering::SeqCst);
+    }
 }
 
 // A share has a cache line of its own, so that taking it disturbs no other thread.
@@ -37,6 +52,7 @@ impl Exclusion {
     pub(crate) fn new(threads: usize) -> Self {
         Self {
             shares: (0..threads.max(1)).map(|_| Share::default()).collect(),
+            atomic_writes: AtomicU64::new(0),
         }
     }
 
@@ -44,7 +60,7 @@ impl Exclusion {
         &self.shares[index.0 % self.shares.len()].0
     }
 
-    fn shared(&self, index: ShareIndex) -> RwLockReadGuard<'_, ()> {
+    pub(crate) fn shared(&self, index: ShareIndex) -> RwLockReadGuard<'_, ()> {
         // There is no data behind the lock that a panic could have left half-made.
         self.share(index)
             .read()
@@ -53,6 +69,23 @@ impl Exclusion {
 
     fn try_shared(&self, index: ShareIndex) -> Option<RwLockReadGuard<'_, ()>> {
         self.share(index).try_read().ok()
+    }
+
+    /// Keeps reads away too: those on media threads by their share, cached ones by [`Exclusion::atomic_writes`], which
+    /// they look at before and after.
+    pub(crate) fn alone_with_readers(&self) -> Alone<'_> {
+        let guards = self.alone();
+        self.atomic_writes.fetch_add(1, Ordering::SeqCst);
+        Alone {
+            exclusion: self,
+            _guards: guards,
+        }
+    }
+
+    // None while one is under way.
+    fn atomic_writes(&self) -> Option<u64> {
+        let count = self.atomic_writes.load(Ordering::SeqCst);
+        count.is_multiple_of(2).then_some(count)
     }
 
     /// Returns when every write that had begun has ended.
@@ -81,7 +114,7 @@ impl Ticket {
         self.0.store(true, Ordering::SeqCst);
     }
 
-    fn is_void(&self) -> bool {
+    pub(crate) fn is_void(&self) -> bool {
         self.0.load(Ordering::SeqCst)
     }
 }
@@ -121,7 +154,8 @@ fn usize_of(length: u64) -> usize {
     usize::try_from(length).unwrap_or(usize::MAX)
 }
 
-fn failed(error: &MediumError) -> MediaResult {
+/// What the initiator is told of an error of the medium.
+pub(crate) fn failed(error: &MediumError) -> MediaResult {
     MediaResult::Failed(match error {
         MediumError::Read { .. } | MediumError::Open { .. } | MediumError::TooShort { .. } => {
             MediaFailure::Read
@@ -148,10 +182,16 @@ pub(crate) fn try_inline(
 ) -> Result<Finished, Job> {
     match &job.op {
         MediaOp::Read { range } if range.byte_length() <= INLINE_BYTES_MAX => {
+            let atomic_writes = job.exclusion.atomic_writes();
+            if atomic_writes.is_none() {
+                return Err(job);
+            }
             let length = usize_of(range.byte_length());
             buffer.clear();
             buffer.resize(length, 0);
             match job.medium.try_read(range.byte_offset(), buffer) {
+                // A part of an atomic write may have been read.
+                Ok(true) if job.exclusion.atomic_writes() != atomic_writes => Err(job),
                 Ok(true) => {
                     let data_in = buffer.split().freeze();
                     Ok(Finished {
@@ -204,7 +244,8 @@ fn report(op: &MediaOp, error: &MediumError) -> Finished {
     Finished::with(failed(error))
 }
 
-const fn aborted() -> Finished {
+/// What comes of a command whose ticket is void.
+pub(crate) const fn aborted() -> Finished {
     Finished::with(MediaResult::Failed(MediaFailure::Aborted))
 }
 
@@ -217,14 +258,22 @@ fn done(needs_flush: bool) -> Finished {
 
 fn perform(job: &Job, share: ShareIndex) -> Result<Finished, MediumError> {
     match &job.op {
-        MediaOp::Read { .. }
-        | MediaOp::Verify { .. }
+        MediaOp::Read { .. } => {
+            let _guard = job.exclusion.shared(share);
+            look(job)
+        }
+        MediaOp::Verify { .. }
         | MediaOp::Compare { .. }
         | MediaOp::Prefetch { .. }
+        | MediaOp::Usage { .. }
         | MediaOp::Status { .. } => look(job),
         MediaOp::Flush => Ok(done(true)),
-        // The unit settles itself: see Unit::settle.
-        MediaOp::Settle { .. } => Ok(done(false)),
+        // The unit itself does these: see Unit::perform.
+        MediaOp::Settle { .. }
+        | MediaOp::WriteAtomic { .. }
+        | MediaOp::Sanitize { .. }
+        | MediaOp::ExitSanitize
+        | MediaOp::Copy { .. } => Ok(Finished::with(MediaResult::Failed(MediaFailure::Write))),
         MediaOp::Write { .. }
         | MediaOp::WriteAndVerify { .. }
         | MediaOp::Unmap { .. }
@@ -268,6 +317,7 @@ fn look(job: &Job) -> Result<Finished, MediumError> {
             done(false)
         }
         MediaOp::Status { range, .. } => Finished::with(MediaResult::Status(status(job, *range)?)),
+        MediaOp::Usage { .. } => Finished::with(MediaResult::Usage(medium.usage()?)),
         _ => done(false),
     })
 }
@@ -358,12 +408,19 @@ fn write_same(job: &Job, range: LbaRange, fill: Fill, unmap: bool) -> Result<(),
 }
 
 // The range in pieces: (offset, length) of at most COMPARE_BYTES.
-fn steps(range: LbaRange) -> impl Iterator<Item = (u64, usize)> {
+pub(crate) fn steps(range: LbaRange) -> impl Iterator<Item = (u64, usize)> {
     let (start, length) = (range.byte_offset(), range.byte_length());
     (0..length.div_ceil(COMPARE_BYTES)).map(move |step| {
         let done = step * COMPARE_BYTES;
         (start + done, usize_of(COMPARE_BYTES.min(length - done)))
     })
+}
+
+/// Turns every bit over.
+pub(crate) fn invert(bytes: &mut [u8]) {
+    for byte in bytes {
+        *byte = !*byte;
+    }
 }
 
 fn first_difference(one: &[u8], other: &[u8]) -> Option<u64> {

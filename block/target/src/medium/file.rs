@@ -2,6 +2,7 @@
 
 use super::{Mapped, Medium, MediumError};
 use onggi_block_medium::{ExtentMap, MediumKind, MediumSpec};
+use onggi_block_scsi::SpaceUsage;
 use onggi_common_units::ByteCount;
 use rustix::fs::{Advice, FallocateFlags, Mode, OFlags, SeekFrom};
 use rustix::io::{Errno, ReadWriteFlags};
@@ -13,6 +14,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Zeros are written in pieces of this size where the file system cannot make them itself.
 const ZEROS_BYTES: usize = 256 << 10;
+
+/// How many runs of data and holes are counted in each extent when it is asked how much space a volume uses.
+const USAGE_RUNS_MAX: u32 = 1 << 16;
 
 /// A file or device, opened.
 #[derive(Debug)]
@@ -62,6 +66,45 @@ impl FileMedium {
             reads_cached: AtomicBool::new(true),
             is_poisoned: AtomicBool::new(false),
             is_fenced: AtomicBool::new(false),
+        })
+    }
+
+    /// Whether it is a file or a device.
+    pub(crate) const fn kind(&self) -> MediumKind {
+        self.kind
+    }
+
+    // Holes of the file within the extents are what the volume does not use.
+    fn used_bytes(&self) -> io::Result<u64> {
+        let mut used = 0;
+        for piece in self.pieces(0, self.extents.size().bytes())? {
+            let (mut at, mut runs) = (piece.start, 0);
+            while at < piece.end {
+                // Past this many runs the rest counts as used: an estimate is better than a long wait.
+                let (end, is_data) = if runs < USAGE_RUNS_MAX {
+                    self.run_at(at, piece.end)?
+                } else {
+                    (piece.end, true)
+                };
+                used += if is_data { end - at } else { 0 };
+                (at, runs) = (end, runs + 1);
+            }
+        }
+        Ok(used)
+    }
+
+    fn space(&self) -> io::Result<SpaceUsage> {
+        let size = self.extents.size().bytes();
+        if self.kind == MediumKind::Device {
+            return Ok(SpaceUsage {
+                used_bytes: size,
+                available_bytes: 0,
+            });
+        }
+        let system = rustix::fs::fstatvfs(&self.file)?;
+        Ok(SpaceUsage {
+            used_bytes: self.used_bytes()?,
+            available_bytes: system.f_bavail.saturating_mul(system.f_frsize),
         })
     }
 
@@ -324,6 +367,15 @@ impl Medium for FileMedium {
                 length,
                 source,
             })
+    }
+
+    fn usage(&self) -> Result<SpaceUsage, MediumError> {
+        self.check()?;
+        self.space().map_err(|source| MediumError::Read {
+            offset: 0,
+            length: 0,
+            source,
+        })
     }
 
     fn prefetch(&self, offset: u64, length: u64) {

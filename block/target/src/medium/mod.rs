@@ -9,9 +9,13 @@ mod file;
 #[cfg(test)]
 pub(crate) mod testing;
 
-pub(crate) use execute::{Exclusion, Finished, Job, ShareIndex, Ticket, carry_out, try_inline};
+pub(crate) use execute::{
+    Exclusion, Finished, Job, ShareIndex, Ticket, aborted, carry_out, failed, invert, steps,
+    try_inline,
+};
 pub(crate) use file::FileMedium;
 
+use onggi_block_scsi::SpaceUsage;
 use onggi_common_units::ByteCount;
 use std::io;
 
@@ -98,6 +102,9 @@ pub(crate) trait Medium: Send + Sync + std::fmt::Debug {
         length: u64,
         count_max: usize,
     ) -> Result<Vec<Mapped>, MediumError>;
+
+    /// How much space it uses, and how much more there is.
+    fn usage(&self) -> Result<SpaceUsage, MediumError>;
 
     /// Brings the range into the cache if that is cheap.
     fn prefetch(&self, offset: u64, length: u64);

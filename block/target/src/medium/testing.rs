@@ -1,6 +1,7 @@
 //! Media for tests: memory that loses what was not flushed, and one that fails when told.
 
 use super::{Mapped, Medium, MediumError};
+use onggi_block_scsi::SpaceUsage;
 use std::io;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -85,6 +86,13 @@ impl Medium for MemoryMedium {
         Ok(runs)
     }
 
+    fn usage(&self) -> Result<SpaceUsage, MediumError> {
+        Ok(SpaceUsage {
+            used_bytes: 1 << 20,
+            available_bytes: 2 << 20,
+        })
+    }
+
     fn prefetch(&self, _offset: u64, _length: u64) {}
 
     fn fence(&self) {}
@@ -143,6 +151,10 @@ impl Medium for FaultyMedium {
             length,
             source: self.0.into(),
         })
+    }
+
+    fn usage(&self) -> Result<SpaceUsage, MediumError> {
+        Err(MediumError::Poisoned)
     }
 
     fn prefetch(&self, _offset: u64, _length: u64) {}

@@ -56,6 +56,7 @@ fn registry(dir: &Path) -> Registry {
     let surroundings = Surroundings {
         portal_group: 1,
         threads: 2,
+        sanitize_bytes_per_second: 1 << 30,
     };
     Registry::restore(store, Arc::default(), Arc::new(SystemEntropy), surroundings).unwrap()
 }
