@@ -36,8 +36,6 @@ const BLOCK_TO_BLOCK: u8 = 0x02;
 /// A unit as a copy names it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CopyTarget {
-    /// The null target: nothing can be copied from or to it.
-    Null,
     /// The unit with this NAA name.
     Naa([u8; 8]),
     /// The unit of this volume.
@@ -53,7 +51,7 @@ impl CopyTarget {
         match self {
             Self::Naa(name) => *name == inquiry::local_naa(volume),
             Self::Volume(id) => id == volume.as_bytes(),
-            Self::Null | Self::Unknown => false,
+            Self::Unknown => false,
         }
     }
 }
@@ -163,14 +161,7 @@ fn parse_target(descriptor: &[u8]) -> Result<CopyTarget, Sense> {
     if byte(0) != BY_DESIGNATOR {
         return Err(Sense::UNSUPPORTED_COPY_TARGET);
     }
-    // LU ID TYPE other than "logical unit number" belongs to other kinds of copy. The field is in the list, but the sense
-    // that initiators' tests know for it is this one.
-    if byte(1) >> 6 != 0 {
-        return Err(Sense::INVALID_FIELD_IN_CDB);
-    }
-    if byte(1) & 0x20 != 0 {
-        return Ok(CopyTarget::Null);
-    }
+    // With a designator LU ID TYPE says nothing, and the NUL bit is obsolete (SPC-4 §6.4.6.5).
     if byte(1) & 0x1f != DIRECT_ACCESS {
         return Ok(CopyTarget::Unknown);
     }

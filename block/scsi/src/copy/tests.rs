@@ -80,7 +80,6 @@ fn each_mistake_has_its_own_sense() {
     assert!(many(16, 16).is_ok());
     for (at, byte, wanted) in [
         (16, 0xe0, Sense::UNSUPPORTED_COPY_TARGET),
-        (17, 0xc0, Sense::INVALID_FIELD_IN_CDB),
         (48, 0x01, Sense::UNSUPPORTED_COPY_SEGMENT),
         (55, 0x01, Sense::UNREACHABLE_COPY_TARGET),
         (15, 0x01, Sense::INLINE_DATA),
@@ -90,14 +89,7 @@ fn each_mistake_has_its_own_sense() {
         bad[at] = byte;
         assert_eq!(CopyPlan::parse(&bad), Err(wanted), "{at}");
     }
-    for (at, byte) in [
-        (17, 0x20),
-        (17, 0x01),
-        (21, 0x02),
-        (21, 0x13),
-        (23, 7),
-        (23, 21),
-    ] {
+    for (at, byte) in [(17, 0x01), (21, 0x02), (21, 0x13), (23, 7), (23, 21)] {
         let mut other = good.clone();
         other[at] = byte;
         let plan = CopyPlan::parse(&other).unwrap().unwrap();
