@@ -137,6 +137,9 @@ pub struct Target {
     /// The portals; each serves every volume.
     #[serde(default = "default_portals")]
     pub portals: Vec<SocketAddr>,
+    /// What initiators are told instead, when they reach the portals by other addresses; default: the portals.
+    #[serde(default)]
+    pub advertised: Vec<SocketAddr>,
     /// Threads that carry data; default: one per core, at most four.
     pub threads: Option<NonZeroU8>,
 }
@@ -263,7 +266,7 @@ default_is_an_empty_section! {
         kind: default_pool_kind(), backend: default_backend(), volume_group: default_group(), device: None,
         size: default_pool_size(), reserve: default_reserve(),
     }
-    Target { portals: default_portals(), threads: None }
+    Target { portals: default_portals(), advertised: Vec::new(), threads: None }
 }
 
 /// A configuration that cannot be used.

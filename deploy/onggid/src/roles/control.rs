@@ -159,7 +159,7 @@ fn manager_options(
             pool,
         }],
         target_socket: target::socket(config),
-        advertised: Vec::new(),
+        advertised: block.target.advertised.clone(),
         key_file: config.state_path("keys/volumes.key"),
         host,
         availability_zone: block.availability_zone.clone(),

@@ -23,6 +23,7 @@ pub(crate) async fn target(config: &Config, drain: &Drain) -> Result<()> {
     let state_dir = config.state_path("block/target");
     durable::create_dir_all(&state_dir)?;
     let mut options = Options::new(block.target.portals.clone(), state_dir);
+    options.advertised.clone_from(&block.target.advertised);
     options.socket = socket(config);
     options.key_file = config.state_path("keys/target.key");
     options.data_threads = block
