@@ -278,3 +278,6 @@ fn start_data_thread(
         .spawn(move || data.run())?;
     Ok((Door { mailbox, load }, handle))
 }
+
+#[cfg(test)]
+mod tests;
