@@ -1,10 +1,16 @@
 //! A QEMU guest with a shell: Debian's kernel and busybox under tcg, hot-pluggable through QMP.
+//!
+//! The host's loopback is 10.0.2.2 in a guest that has a network.
+
+mod archive;
+mod machine;
+
+pub use machine::{Drive, FILES, Guest, GuestFile, Options, System, program_line};
 
 use anyhow::{Context as _, Result, bail};
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
@@ -33,6 +39,16 @@ impl Image {
         }
         Ok(Self(folder.to_owned()))
     }
+
+    /// Whether the initiator's system is there too (`integration/guest/build-initiator`).
+    #[must_use]
+    pub fn has_initiator(&self) -> bool {
+        self.0.join("INITIATOR").is_file()
+    }
+
+    fn folder(&self) -> &Path {
+        &self.0
+    }
 }
 
 /// Where a guest's two sockets are.
@@ -53,77 +69,25 @@ impl Sockets {
             shell: folder.join(format!("{name}.shell")),
         }
     }
+
+    /// What the guest's kernel and QEMU say.
+    #[must_use]
+    pub fn console(&self) -> PathBuf {
+        self.shell.with_extension("log")
+    }
 }
 
-/// Starts a guest with one disk of its own (`disk`, a raw file: the guest's `/dev/vda`) and returns QEMU's process.
+/// Starts a guest that outlives this process, with one disk of its own (`disk`, a raw file: the guest's `/dev/vda`), and
+/// waits until its shell answers. Returns QEMU's process id.
 ///
 /// # Errors
-/// When QEMU cannot be started.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "a guest outlives the call; Run waits for the end of what it starts"
-)]
-pub fn start(image: &Image, sockets: &Sockets, disk: &Path) -> Result<Child> {
-    for socket in [&sockets.qmp, &sockets.shell] {
-        if socket.exists() {
-            std::fs::remove_file(socket)
-                .with_context(|| format!("removing {}", socket.display()))?;
-        }
-    }
-    let Image(folder) = image;
-    let socket = |id: &str, path: &Path| {
-        format!("socket,id={id},path={},server=on,wait=off", path.display())
+/// When QEMU cannot be started or the guest does not boot.
+pub fn leave_running(image: &Image, folder: &Path, name: &str, disk: &Path) -> Result<u32> {
+    let options = Options {
+        drives: vec![Drive::Raw(disk.to_owned())],
+        ..Options::default()
     };
-    let log = std::fs::File::create(sockets.shell.with_extension("log"))
-        .context("making the guest's log")?;
-    std::process::Command::new("qemu-system-x86_64")
-        .args([
-            "-accel",
-            "tcg,thread=multi",
-            "-cpu",
-            "max",
-            "-M",
-            "pc",
-            "-m",
-            "256",
-            "-smp",
-            "1",
-        ])
-        .args(["-nodefaults", "-display", "none", "-no-reboot"])
-        .arg("-kernel")
-        .arg(folder.join("vmlinuz"))
-        .arg("-initrd")
-        .arg(folder.join("initramfs.img"))
-        .args([
-            "-append",
-            "console=ttyS0 quiet loglevel=4 panic=-1 mitigations=off nokaslr random.trust_cpu=on",
-        ])
-        .args(["-serial", "stdio"])
-        .args([
-            "-chardev",
-            &socket("shell", &sockets.shell),
-            "-serial",
-            "chardev:shell",
-        ])
-        .args([
-            "-chardev",
-            &socket("qmp", &sockets.qmp),
-            "-mon",
-            "chardev=qmp,mode=control",
-        ])
-        .args([
-            "-blockdev",
-            &format!(
-                "driver=raw,node-name=disk0,file.driver=file,file.filename={}",
-                disk.display()
-            ),
-        ])
-        .args(["-device", "virtio-blk-pci,drive=disk0,serial=disk0"])
-        .stdin(Stdio::null())
-        .stdout(log.try_clone().context("sharing the guest's log")?)
-        .stderr(log)
-        .spawn()
-        .context("starting qemu-system-x86_64 (package qemu-system-x86)")
+    Ok(Guest::boot(image, folder, name, &options)?.release())
 }
 
 /// What a command in the guest printed and returned.

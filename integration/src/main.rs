@@ -200,13 +200,11 @@ fn run(command: Command) -> Result<ExitCode> {
             folder,
             name,
         }) => {
-            let sockets = Sockets::of(&folder, &name);
             let disk = folder.join(format!("{name}.disk"));
             let file = std::fs::File::create(&disk).context("making the guest's disk")?;
             file.set_len(64 << 20).context("sizing the guest's disk")?;
-            let child = guest::start(&Image::at(&image)?, &sockets, &disk)?;
-            guest::await_boot(&sockets)?;
-            println!("{}", child.id());
+            let pid = guest::leave_running(&Image::at(&image)?, &folder, &name, &disk)?;
+            println!("{pid}");
             Ok(ExitCode::SUCCESS)
         }
         Command::Guest(GuestCommand::Run {

@@ -58,7 +58,7 @@ pub fn target(options: &Target, ready: impl FnOnce(&Value)) -> Result<()> {
         .unwrap_or_else(|| temporary.path().join("state"));
     durable::create_dir_all(&state.join("keys"))?;
     let portals = pick_portals(options)?;
-    let config = write_config(&state, &portals)?;
+    let config = write_config(&state, &portals, &[])?;
     let chap = options.chap_file.as_deref().map(read_chap).transpose()?;
     let volume = SystemEntropy.uuid();
     let mut pool = OpenPool::open(options, &state)?;
@@ -95,13 +95,19 @@ fn pick_portals(options: &Target) -> Result<Vec<SocketAddr>> {
     Ok(portals)
 }
 
-fn write_config(state: &Path, portals: &[SocketAddr]) -> Result<PathBuf> {
-    let portals: Vec<_> = portals
-        .iter()
-        .map(|portal| format!("\"{portal}\""))
-        .collect();
+/// Writes a target's configuration into its state folder.
+pub(crate) fn write_config(
+    state: &Path,
+    portals: &[SocketAddr],
+    advertised: &[SocketAddr],
+) -> Result<PathBuf> {
+    let list = |addresses: &[SocketAddr]| {
+        let quoted = addresses.iter().map(|address| format!("\"{address}\""));
+        quoted.collect::<Vec<_>>().join(", ")
+    };
     let mut text = format!("state = {state:?}\n[log]\nlevel = \"warn\"\n[block.target]\n");
-    writeln!(text, "portals = [{}]", portals.join(", "))?;
+    writeln!(text, "portals = [{}]", list(portals))?;
+    writeln!(text, "advertised = [{}]", list(advertised))?;
     let path = state.join("onggi.toml");
     durable::replace(&path, text.as_bytes(), Visibility::Owner)?;
     Ok(path)
@@ -201,8 +207,10 @@ impl OpenPool {
     }
 }
 
-struct Daemon {
-    child: Child,
+/// The target's process.
+#[derive(Debug)]
+pub(crate) struct Daemon {
+    pub(crate) child: Child,
 }
 
 impl Daemon {
@@ -210,7 +218,7 @@ impl Daemon {
         clippy::disallowed_methods,
         reason = "the daemon outlives the call; Run waits for the end of what it starts"
     )]
-    fn start(config: &Path, state: &Path) -> Result<Self> {
+    pub(crate) fn start(config: &Path, state: &Path) -> Result<Self> {
         let child = std::process::Command::new(program("onggid")?)
             .arg("target")
             .arg("--config")
@@ -237,7 +245,7 @@ impl Daemon {
         Ok(daemon)
     }
 
-    fn stop(&mut self) -> Result<()> {
+    pub(crate) fn stop(&mut self) -> Result<()> {
         let pid = Pid::from_raw(i32::try_from(self.child.id())?).context("process 0")?;
         rustix::process::kill_process(pid, Signal::TERM).context("ending onggid target")?;
         let status = self.child.wait()?;

@@ -5,7 +5,7 @@ use crate::{Outcome, Scenario};
 use anyhow::{Context as _, Result, bail, ensure};
 use onggi_common_host::durable::{self, Visibility};
 use onggi_common_host::entropy::{Entropy as _, SystemEntropy};
-use onggi_integration::guest::{self as vm, Sockets};
+use onggi_integration::guest::{self as vm, Guest};
 use onggi_integration::system::{BlockOptions, Options, System, program, run};
 use serde_json::Value;
 use std::os::unix::fs::FileExt as _;
@@ -274,52 +274,11 @@ fn local_file_system() -> Result<Outcome> {
     Ok(Outcome::Passed)
 }
 
-/// A guest that ends with the value.
-struct Guest {
-    qemu: std::process::Child,
-    sockets: Sockets,
-}
-
-impl Guest {
-    fn boot(image: &vm::Image, folder: &Path) -> Result<Self> {
-        let sockets = Sockets::of(folder, "vm1");
-        let disk = folder.join("vm1.disk");
-        std::fs::File::create(&disk)?.set_len(16 << 20)?;
-        let guest = Self {
-            qemu: vm::start(image, &sockets, &disk)?,
-            sockets,
-        };
-        vm::await_boot(&guest.sockets)?;
-        Ok(guest)
-    }
-
-    fn run(&self, command: &str) -> Result<String> {
-        let answer = vm::run(&self.sockets, command)?;
-        ensure!(
-            answer.status == 0,
-            "{command}: status {}: {}",
-            answer.status,
-            answer.output
-        );
-        Ok(answer.output)
-    }
-
-    fn await_disk(&self, there: bool) -> Result<()> {
-        let deadline = Instant::now() + Duration::from_secs(20);
-        while vm::run(&self.sockets, "[ -b /dev/vdb ]")?.status == u8::from(there) {
-            ensure!(Instant::now() < deadline, "/dev/vdb there: {}", !there);
-            std::thread::sleep(Duration::from_millis(100));
-        }
-        Ok(())
-    }
-}
-
-impl Drop for Guest {
-    fn drop(&mut self) {
-        // It may have ended by itself; then there is nothing to do.
-        drop(self.qemu.kill());
-        drop(self.qemu.wait());
-    }
+fn await_disk(guest: &Guest, there: bool) -> Result<()> {
+    let negation = if there { "" } else { "! " };
+    let test = format!("{negation}[ -b /dev/vdb ]");
+    guest.await_success(&test, Duration::from_secs(20))?;
+    Ok(())
 }
 
 fn guest_attach() -> Result<Outcome> {
@@ -328,8 +287,14 @@ fn guest_attach() -> Result<Outcome> {
     let volctl = Volctl::new(&system)?;
     let id = volctl.create("v1", "1")?;
     let folder = tempfile::tempdir()?;
-    let guest = Guest::boot(&image, folder.path())?;
-    let instance = format!("vm1={}", guest.sockets.qmp.display());
+    let disk = folder.path().join("vm1.disk");
+    std::fs::File::create(&disk)?.set_len(16 << 20)?;
+    let options = vm::Options {
+        drives: vec![vm::Drive::Raw(disk)],
+        ..vm::Options::default()
+    };
+    let guest = Guest::boot(&image, folder.path(), "vm1", &options)?;
+    let instance = format!("vm1={}", guest.sockets().qmp.display());
     let table = volctl.run(&["attach", "v1", "--instance", &instance])?;
     for row in ["device", "id", "serverId", "volumeId"] {
         ensure!(
@@ -338,7 +303,7 @@ fn guest_attach() -> Result<Outcome> {
         );
     }
     ensure!(table.contains("/dev/vdb") && table.contains(&id), "{table}");
-    guest.await_disk(true)?;
+    await_disk(&guest, true)?;
     let sectors = guest.run("cat /sys/block/vdb/size")?;
     ensure!(sectors.trim() == "2097152", "vdb has {sectors} sectors");
     guest.run("echo written by the guest | dd of=/dev/vdb bs=512 conv=sync,fsync 2>/dev/null")?;
@@ -348,10 +313,10 @@ fn guest_attach() -> Result<Outcome> {
         volctl.status("v1")?
     );
     volctl.run(&["detach", "v1", "--instance", &instance])?;
-    guest.await_disk(false)?;
+    await_disk(&guest, false)?;
     volctl.await_status("v1", "available")?;
     volctl.run(&["attach", "v1", "--instance", &instance])?;
-    guest.await_disk(true)?;
+    await_disk(&guest, true)?;
     let back = guest.run("head -c 20 /dev/vdb")?;
     ensure!(back == "written by the guest", "{back:?}");
     volctl.run(&["detach", "v1", "--instance", &instance])?;

@@ -9,6 +9,8 @@
 
 mod block;
 mod faults;
+mod initiator;
+mod live_guest;
 mod needs;
 mod object;
 mod served;
@@ -37,6 +39,8 @@ fn main() -> ExitCode {
         object::SCENARIOS,
         block::SCENARIOS,
         target::SCENARIOS,
+        initiator::SCENARIOS,
+        live_guest::SCENARIOS,
         faults::SCENARIOS,
     ]
     .concat();

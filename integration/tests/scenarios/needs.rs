@@ -57,6 +57,22 @@ pub(crate) fn guest() -> Result<onggi_integration::guest::Image, Outcome> {
         .ok_or_else(|| Outcome::Skipped("no guest was built (ONGGI_GUEST)".to_owned()))
 }
 
+/// The initiator's guest, which has open-iscsi, multipath and file systems.
+pub(crate) fn initiator_guest() -> Result<onggi_integration::guest::Image, Outcome> {
+    let image = guest()?;
+    if image.has_initiator() {
+        Ok(image)
+    } else {
+        let reason = "no guest with an initiator was built (integration/guest/build-initiator)";
+        Err(Outcome::Skipped(reason.to_owned()))
+    }
+}
+
+/// Whether the tiers that take long were asked for (`integration/test --long`).
+pub(crate) fn long() -> bool {
+    std::env::var_os("ONGGI_LONG").is_some()
+}
+
 /// Ends a scenario as skipped when it needs what is not there.
 macro_rules! need {
     ($what:expr) => {
