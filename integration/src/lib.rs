@@ -2,6 +2,7 @@
 
 pub mod exported;
 pub mod guest;
+pub mod powercut;
 pub mod relay;
 pub mod serve;
 pub mod serve_target;

@@ -8,6 +8,7 @@ use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand};
 use onggi_common_units::{ByteCount, ByteCountError};
 use onggi_integration::guest::{self, Image, Sockets};
+use onggi_integration::powercut::volume;
 use onggi_integration::serve::{self, Cluster};
 use onggi_integration::serve_target::{self, Target};
 use onggi_integration::system::ObjectOptions;
@@ -29,9 +30,40 @@ enum Command {
     /// A QEMU guest with a shell.
     #[command(subcommand)]
     Guest(GuestCommand),
+    /// The client of a power cut's recording, inside the guest.
+    #[command(subcommand, hide = true)]
+    Workload(WorkloadCommand),
     /// A set-up in the foreground: one JSON line when it is ready, an orderly end on SIGTERM.
     #[command(subcommand)]
     Serve(ServeCommand),
+}
+
+#[derive(Debug, Subcommand)]
+enum WorkloadCommand {
+    /// Initiators that write to a volume
+    Volume {
+        /// The target's control socket
+        #[arg(long)]
+        socket: PathBuf,
+        /// The target's portal
+        #[arg(long)]
+        portal: String,
+        /// The disk
+        #[arg(long)]
+        disk: PathBuf,
+        /// The file that is the volume; without it the volume is a region of the disk
+        #[arg(long)]
+        file: Option<PathBuf>,
+        /// Where on the disk the marks go
+        #[arg(long)]
+        marks: u64,
+        /// What the operations follow from
+        #[arg(long)]
+        seed: u64,
+        /// Operations of each initiator
+        #[arg(long)]
+        operations: usize,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -149,8 +181,30 @@ fn serve_cluster(
     )
 }
 
+fn work(command: WorkloadCommand) -> Result<ExitCode> {
+    let WorkloadCommand::Volume {
+        socket,
+        portal,
+        disk,
+        file,
+        marks,
+        seed,
+        operations,
+    } = command;
+    let place = volume::Place {
+        socket,
+        portal,
+        disk,
+        file,
+        marks,
+    };
+    volume::run(&place, seed, operations)?;
+    Ok(ExitCode::SUCCESS)
+}
+
 fn run(command: Command) -> Result<ExitCode> {
     match command {
+        Command::Workload(command) => work(command),
         Command::Serve(ServeCommand::Target {
             size,
             chap_file,

@@ -13,6 +13,7 @@ mod initiator;
 mod live_guest;
 mod needs;
 mod object;
+mod powercut;
 mod served;
 mod target;
 mod tidy;
@@ -41,6 +42,7 @@ fn main() -> ExitCode {
         target::SCENARIOS,
         initiator::SCENARIOS,
         live_guest::SCENARIOS,
+        powercut::SCENARIOS,
         faults::SCENARIOS,
     ]
     .concat();
