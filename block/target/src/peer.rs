@@ -10,11 +10,11 @@ use crate::access::Seeker;
 use crate::copying;
 use crate::mailbox::{ConnectionId, Mailbox};
 use crate::media_pool::{DurableReply, MediaPool, ReplyTo};
-use crate::medium::{Finished, ShareIndex, try_inline};
+use crate::medium::{Buffers, Finished, ShareIndex, try_inline};
 use crate::registry::Registry;
 use crate::sessions::Sessions;
 use crate::unit::{Begun, Reach, Unit};
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use login::Offered;
 use onggi_block_iscsi::connection::{SendTargets, TargetFilter, TargetRecord, TaskManagementId};
 use onggi_block_iscsi::pdu::{EncodedPdu, TaskManagementFunction, TaskManagementResponseCode};
@@ -61,7 +61,7 @@ pub(crate) struct Thread {
     pub(crate) share: ShareIndex,
     pub(crate) now: Duration,
     /// Where cached reads land before they are sent.
-    pub(crate) read_buffer: BytesMut,
+    pub(crate) buffers: Arc<Buffers>,
 }
 
 /// A connection and what it is about.
@@ -80,6 +80,8 @@ pub(crate) struct Peer {
     why_closed: Option<CloseReason>,
     /// It was ended from here: nothing more is said.
     is_cut: bool,
+    /// Commands that came since it was last asked.
+    commands: usize,
 }
 
 #[derive(Debug)]
@@ -140,6 +142,7 @@ impl Peer {
             aborts: Vec::new(),
             why_closed: None,
             is_cut: false,
+            commands: 0,
         }
     }
 
@@ -190,6 +193,11 @@ impl Peer {
         self.outstanding.values().all(Outstanding::outlives_session)
     }
 
+    /// How many commands came since this was last asked.
+    pub(crate) const fn take_command_count(&mut self) -> usize {
+        std::mem::replace(&mut self.commands, 0)
+    }
+
     /// Does what there is to do: carries out commands, answers requests.
     pub(crate) fn pump(&mut self, thread: &mut Thread) {
         while self.awaited == 0 && self.has_room(thread) {
@@ -237,6 +245,7 @@ impl Peer {
     }
 
     fn command(&mut self, command: Command, thread: &mut Thread) {
+        self.commands += 1;
         let Stage::Normal(normal) = &mut self.stage else {
             return;
         };
@@ -277,7 +286,7 @@ impl Peer {
                     self.hold(task, op, wanted_bytes, held_bytes);
                     return;
                 }
-                match try_inline(job, thread.share, &mut thread.read_buffer) {
+                match try_inline(job, thread.share, &thread.buffers) {
                     Ok(finished) if !finished.needs_flush => {
                         let descriptor = reach.descriptor_sense();
                         self.connection

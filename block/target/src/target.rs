@@ -8,14 +8,13 @@ use crate::driver::{DataThread, Door};
 use crate::export::PortalStatus;
 use crate::mailbox::{Mailbox, Message};
 use crate::media_pool::MediaPool;
-use crate::medium::ShareIndex;
+use crate::medium::{Buffers, ShareIndex};
 use crate::options::Options;
 use crate::peer::{Shared, SharedEntropy, Thread};
 use crate::portal::{Acceptor, Portals};
 use crate::registry::{Registry, Surroundings};
 use crate::sessions::Sessions;
 use crate::store::{Store, StoreError};
-use bytes::BytesMut;
 use onggi_block_iscsi::TargetConfig;
 use onggi_block_scsi::inquiry::TRANSFER_BYTES_MAX;
 use onggi_common_host::durable::{self, DurableError};
@@ -263,7 +262,7 @@ fn start_data_thread(
         mailbox: Arc::clone(&mailbox),
         share: ShareIndex(index),
         now: clock.monotonic(),
-        read_buffer: BytesMut::new(),
+        buffers: Arc::new(Buffers::default()),
     };
     let logins_max = limits.logins_max.div_ceil(count).max(1);
     let data = DataThread::new(

@@ -1,13 +1,18 @@
 //! The epoll driver: wait, receive, let the peer work, send everything it has to say in one gathering write.
 
+use super::placement::{Placement, WakeUp};
 use super::spare;
 use crate::mailbox::{ConnectionId, Message};
 use crate::peer::{Peer, Thread};
+use bytes::BytesMut;
 use onggi_block_iscsi::TargetConfig;
 use onggi_block_iscsi::pdu::EncodedPdu;
 use onggi_common_host::Clock;
 use rustix::event::epoll;
 use rustix::io::Errno;
+use rustix::time::{
+    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, timerfd_create, timerfd_settime,
+};
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
@@ -26,14 +31,20 @@ const GATHERED_BYTES_MAX: usize = 4 << 20;
 const LOGIN_RECEIVE_BYTES: usize = 2 << 10;
 const RECEIVE_BYTES_MIN: usize = 16 << 10;
 const RECEIVE_BYTES_MAX: usize = 512 << 10;
-/// How often time limits are looked at.
-const TICK: Duration = Duration::from_secs(1);
+/// How often time limits are looked at, in seconds.
+const TICK_SECONDS: i64 = 1;
+/// With so few wake-ups between two ticks the thread has nothing to do: spare buffers are given back.
+const IDLE_WAKE_UPS_MAX: u64 = 4;
+/// What a wake-up may move and still be called small.
+const QUIET_BYTES_MAX: usize = 16 << 10;
 /// How long jobs may take to end when the thread is stopped.
 const STOP_TIME_MAX: Duration = Duration::from_secs(20);
 /// The mailbox's bell among the connections.
 const BELL: u64 = 0;
+/// And the timer.
+const TIMER: u64 = u64::MAX;
 
-/// Makes connection ids; 0 is the bell's.
+/// Makes connection ids; 0 is the bell's, the last one the timer's.
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 
 /// A connection with its socket.
@@ -49,6 +60,8 @@ struct Line {
     registered: epoll::EventFlags,
     /// Since when the socket has taken nothing of what waits.
     stalled_since: Option<Duration>,
+    /// What was received and sent since it was last looked at.
+    moved_bytes: usize,
 }
 
 /// A data thread's own state.
@@ -62,7 +75,12 @@ pub(crate) struct DataThread {
     logins: BTreeSet<ConnectionId>,
     logins_max: usize,
     load: Arc<AtomicUsize>,
-    next_tick: Duration,
+    /// Ticks while there is something to time out. A limit on each wait would arm a timer of the kernel each time, which
+    /// in a virtual machine is an exit to its host.
+    timer: OwnedFd,
+    is_ticking: bool,
+    /// Since the last tick.
+    wake_ups: u64,
     stop_by: Option<Duration>,
 }
 
@@ -82,7 +100,16 @@ impl DataThread {
             epoll::EventData::new_u64(BELL),
             epoll::EventFlags::IN,
         )?;
-        let next_tick = clock.monotonic() + TICK;
+        let timer = timerfd_create(
+            TimerfdClockId::Monotonic,
+            TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK,
+        )?;
+        epoll::add(
+            &epoll,
+            &timer,
+            epoll::EventData::new_u64(TIMER),
+            epoll::EventFlags::IN,
+        )?;
         let (lines, logins, stop_by) = (HashMap::new(), BTreeSet::new(), None);
         Ok(Self {
             thread,
@@ -93,7 +120,9 @@ impl DataThread {
             logins,
             logins_max,
             load,
-            next_tick,
+            timer,
+            is_ticking: false,
+            wake_ups: 0,
             stop_by,
         })
     }
@@ -101,6 +130,7 @@ impl DataThread {
     /// Serves until it is told to stop.
     pub(crate) fn run(mut self) {
         let mut events: Vec<epoll::Event> = Vec::with_capacity(EVENTS_MAX);
+        let mut placement = Placement::new();
         loop {
             events.clear();
             if let Err(errno) = self.wait(&mut events)
@@ -110,15 +140,15 @@ impl DataThread {
                 return;
             }
             self.thread.now = self.clock.monotonic();
+            self.wake_ups += 1;
             for event in &events {
                 match event.data.u64() {
                     BELL => self.take_messages(),
+                    TIMER => self.tick(),
                     id => self.serve(ConnectionId(id), event.flags),
                 }
             }
-            if self.thread.now >= self.next_tick {
-                self.tick();
-            }
+            self.place(&mut placement, &events);
             if self
                 .stop_by
                 .is_some_and(|limit| self.lines.is_empty() || self.thread.now >= limit)
@@ -129,22 +159,44 @@ impl DataThread {
     }
 
     // Nothing to time out, nothing to wake up for.
-    fn wait(&self, events: &mut Vec<epoll::Event>) -> Result<(), Errno> {
-        let timeout = if self.lines.is_empty() && self.stop_by.is_none() {
-            None
-        } else {
-            let left = self.next_tick.saturating_sub(self.clock.monotonic());
-            Some(rustix::event::Timespec {
-                tv_sec: i64::try_from(left.as_secs()).unwrap_or(1),
-                tv_nsec: left.subsec_nanos().into(),
-            })
-        };
-        epoll::wait(
-            &self.epoll,
-            rustix::buffer::spare_capacity(events),
-            timeout.as_ref(),
-        )?;
+    fn wait(&mut self, events: &mut Vec<epoll::Event>) -> Result<(), Errno> {
+        let ticks = !self.lines.is_empty() || self.stop_by.is_some();
+        if ticks != self.is_ticking {
+            let every = rustix::time::Timespec {
+                tv_sec: if ticks { TICK_SECONDS } else { 0 },
+                tv_nsec: 0,
+            };
+            let times = Itimerspec {
+                it_interval: every,
+                it_value: every,
+            };
+            timerfd_settime(&self.timer, TimerfdTimerFlags::empty(), &times)?;
+            self.is_ticking = ticks;
+        }
+        epoll::wait(&self.epoll, rustix::buffer::spare_capacity(events), None)?;
         Ok(())
+    }
+
+    // Tells the placement what the wake-up was about.
+    fn place(&mut self, placement: &mut Placement, events: &[epoll::Event]) {
+        let [event] = events else {
+            placement.woke(WakeUp::Busy, None::<&OwnedFd>);
+            return;
+        };
+        let id = event.data.u64();
+        if id == TIMER {
+            return;
+        }
+        let Some(line) = self.lines.get_mut(&ConnectionId(id)) else {
+            placement.woke(WakeUp::Busy, None::<&OwnedFd>);
+            return;
+        };
+        let wake_up = if line.was_quiet() {
+            WakeUp::Quiet(id)
+        } else {
+            WakeUp::Busy
+        };
+        placement.woke(wake_up, line.socket.as_ref());
     }
 
     fn take_messages(&mut self) {
@@ -241,6 +293,7 @@ impl DataThread {
             sent_bytes: 0,
             registered,
             stalled_since: None,
+            moved_bytes: 0,
         };
         self.lines.insert(id, line);
         self.logins.insert(id);
@@ -287,11 +340,16 @@ impl DataThread {
     }
 
     fn tick(&mut self) {
+        // Only how often it rang could be read, and once is enough.
+        rustix::io::read(&self.timer, &mut [0; 8]).ok();
         let now = self.thread.now;
-        self.next_tick = now + TICK;
+        if std::mem::replace(&mut self.wake_ups, 0) <= IDLE_WAKE_UPS_MAX {
+            self.thread.buffers.shrink();
+        }
         let stall_max = self.thread.shared.limits.answer_time_max;
         let mut due = Vec::new();
         for (id, line) in &mut self.lines {
+            line.shrink();
             let is_stalled = line
                 .stalled_since
                 .is_some_and(|since| now.saturating_sub(since) >= stall_max);
@@ -338,7 +396,10 @@ impl Line {
         buffer.reserve(room);
         match spare::receive(socket, buffer) {
             Ok(0) => self.lose(),
-            Ok(_) => connection.received(thread.now),
+            Ok(count) => {
+                self.moved_bytes += count;
+                connection.received(thread.now);
+            }
             Err(error)
                 if matches!(
                     error.kind(),
@@ -408,6 +469,7 @@ impl Line {
         };
         drop(slices);
         self.sent_bytes += sent;
+        self.moved_bytes += sent;
         self.stalled_since = None;
         while let Some(first) = self.queue.front()
             && self.sent_bytes >= first.len()
@@ -417,6 +479,24 @@ impl Line {
             self.queue.pop_front();
         }
         Ok(sent == wanted)
+    }
+
+    // Whether what was done since this was last asked is one small command, from its arrival to its answer.
+    fn was_quiet(&mut self) -> bool {
+        let moved_bytes = std::mem::take(&mut self.moved_bytes);
+        let commands = self.peer.take_command_count();
+        commands == 1
+            && moved_bytes <= QUIET_BYTES_MAX
+            && self.queue.is_empty()
+            && self.peer.is_idle()
+    }
+
+    // A connection that waits for nothing needs no room for it; an active one asks for it again.
+    fn shrink(&mut self) {
+        let buffer = self.peer.connection().receive_buffer();
+        if buffer.is_empty() {
+            *buffer = BytesMut::new();
+        }
     }
 
     fn forget_queue(&mut self) {

@@ -4,6 +4,7 @@
 //! io_uring would take the same peers and messages.
 
 mod epoll;
+mod placement;
 mod spare;
 
 pub(crate) use epoll::DataThread;

@@ -4,8 +4,8 @@
 //! write holds one share of the unit's [`Exclusion`] while it touches the medium, and those two hold all shares. Each
 //! thread has a share of its own: writers of different threads never meet in a lock.
 
-use super::{Medium, MediumError};
-use bytes::{Bytes, BytesMut};
+use super::{Buffers, Medium, MediumError};
+use bytes::Bytes;
 use onggi_block_scsi::media::LBA_STATUS_DESCRIPTORS_MAX;
 use onggi_block_scsi::{Capacity, Fill, LbaRange, LbaStatus, MediaFailure, MediaOp, MediaResult};
 use std::io;
@@ -178,7 +178,7 @@ pub(crate) fn failed(error: &MediumError) -> MediaResult {
 pub(crate) fn try_inline(
     job: Job,
     share: ShareIndex,
-    buffer: &mut BytesMut,
+    buffers: &Arc<Buffers>,
 ) -> Result<Finished, Job> {
     match &job.op {
         MediaOp::Read { range } if range.byte_length() <= INLINE_BYTES_MAX => {
@@ -187,18 +187,14 @@ pub(crate) fn try_inline(
                 return Err(job);
             }
             let length = usize_of(range.byte_length());
-            buffer.clear();
-            buffer.resize(length, 0);
-            match job.medium.try_read(range.byte_offset(), buffer) {
+            let mut buffer = buffers.take(length);
+            match job.medium.try_read(range.byte_offset(), buffer.as_mut()) {
                 // A part of an atomic write may have been read.
                 Ok(true) if job.exclusion.atomic_writes() != atomic_writes => Err(job),
-                Ok(true) => {
-                    let data_in = buffer.split().freeze();
-                    Ok(Finished {
-                        data_in,
-                        ..Finished::with(MediaResult::Done)
-                    })
-                }
+                Ok(true) => Ok(Finished {
+                    data_in: buffer.freeze(),
+                    ..Finished::with(MediaResult::Done)
+                }),
                 Ok(false) => Err(job),
                 Err(error) => Ok(report(&job.op, &error)),
             }

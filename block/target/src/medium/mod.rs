@@ -4,11 +4,13 @@
 //! - A flush that failed once poisons the medium: the kernel may have dropped the pages it could not write, so that a
 //!   later flush would succeed without them. Nothing is promised any more until the medium is opened again.
 
+mod buffers;
 mod execute;
 mod file;
 #[cfg(test)]
 pub(crate) mod testing;
 
+pub(crate) use buffers::Buffers;
 pub(crate) use execute::{
     Exclusion, Finished, Job, ShareIndex, Ticket, aborted, carry_out, failed, invert, steps,
     try_inline,

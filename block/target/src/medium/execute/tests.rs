@@ -40,7 +40,7 @@ fn run(medium: &Arc<dyn Medium>, op: MediaOp, data: &[u8]) -> Finished {
 #[test]
 fn cached_reads_and_small_writes_are_done_at_once_and_the_rest_is_given_back() {
     let (memory, medium) = memory();
-    let mut buffer = BytesMut::new();
+    let buffers = Arc::new(Buffers::default());
     let write = job(
         &medium,
         MediaOp::Write {
@@ -49,16 +49,16 @@ fn cached_reads_and_small_writes_are_done_at_once_and_the_rest_is_given_back() {
         },
         &[7; 512],
     );
-    let finished = try_inline(write, SHARE, &mut buffer).ok().unwrap();
+    let finished = try_inline(write, SHARE, &buffers).ok().unwrap();
     assert!(finished.needs_flush, "FUA waits for a flush");
     let read = job(&medium, MediaOp::Read { range: range(1, 1) }, &[]);
     assert_eq!(
-        try_inline(read, SHARE, &mut buffer).ok().unwrap().data_in,
+        try_inline(read, SHARE, &buffers).ok().unwrap().data_in,
         vec![7; 512]
     );
     memory.answers_cached.store(false, Ordering::Relaxed);
     let read = job(&medium, MediaOp::Read { range: range(1, 1) }, &[]);
-    assert!(try_inline(read, SHARE, &mut buffer).is_err());
+    assert!(try_inline(read, SHARE, &buffers).is_err());
     let unmap = job(
         &medium,
         MediaOp::Unmap {
@@ -66,7 +66,7 @@ fn cached_reads_and_small_writes_are_done_at_once_and_the_rest_is_given_back() {
         },
         &[],
     );
-    assert!(try_inline(unmap, SHARE, &mut buffer).is_err());
+    assert!(try_inline(unmap, SHARE, &buffers).is_err());
 }
 
 #[test]
