@@ -15,6 +15,8 @@ use subtle::ConstantTimeEq;
 pub const SECRET_BYTES_MIN: usize = 12;
 /// The longest challenge that is taken (RFC 7143 §12.1.3).
 pub const CHALLENGE_BYTES_MAX: usize = 1024;
+/// How many accounts of one user name are tried.
+pub const CLAIMS_MAX: usize = 16;
 /// The longest user name that is taken.
 pub const NAME_BYTES_MAX: usize = 255;
 

@@ -10,16 +10,17 @@
 
 use crate::export::{Access, ChapPair};
 use onggi_block_iscsi::chap;
+use onggi_common_units::Uuid;
 
-/// The accesses of an export an initiator may use, before it has proven anything.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// How an initiator may reach an export, before it has proven anything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Reachable {
-    /// It may not reach the export.
+    /// It may not.
     No,
-    /// It may, without proof, as this access.
-    Freely(Access),
-    /// It may as one of these, if it proves it.
-    ByProof(Vec<Access>),
+    /// It may, without proof, as this attachment.
+    Freely(Uuid),
+    /// It may if it proves that it is one of those that [`claimed`] finds.
+    ByProof,
 }
 
 fn is_for(access: &Access, initiator: &str) -> bool {
@@ -32,22 +33,34 @@ fn is_for(access: &Access, initiator: &str) -> bool {
 
 /// How an initiator may reach an export.
 pub(crate) fn reachable(accesses: &[Access], initiator: &str) -> Reachable {
-    let mut proofs = Vec::new();
+    let mut way = Reachable::No;
     for access in accesses.iter().filter(|access| is_for(access, initiator)) {
         if access.chap.is_none() {
-            return Reachable::Freely(access.clone());
+            return Reachable::Freely(access.attachment);
         }
-        proofs.push(access.clone());
+        way = Reachable::ByProof;
     }
-    if proofs.is_empty() {
-        Reachable::No
-    } else {
-        Reachable::ByProof(proofs)
-    }
+    way
+}
+
+/// The accesses an initiator may prove to be with this user name, at most as many as are tried.
+pub(crate) fn claimed(
+    accesses: &[Access],
+    initiator: &str,
+    user: &str,
+) -> Vec<(Uuid, chap::ChapAccount)> {
+    let is_of_user = |access: &&Access| access.chap.as_ref().is_some_and(|pair| pair.user == user);
+    accesses
+        .iter()
+        .filter(|access| is_for(access, initiator))
+        .filter(is_of_user)
+        .filter_map(|access| Some((access.attachment, account(access)?)))
+        .take(chap::CLAIMS_MAX)
+        .collect()
 }
 
 /// The account of an access that asks for CHAP.
-pub(crate) fn account(access: &Access) -> Option<chap::ChapAccount> {
+fn account(access: &Access) -> Option<chap::ChapAccount> {
     let pair = access.chap.as_ref()?;
     let mutual = access
         .mutual
@@ -77,8 +90,11 @@ impl Seeker {
         match reachable(accesses, &self.initiator) {
             Reachable::No => false,
             Reachable::Freely(_) => true,
-            Reachable::ByProof(proofs) => {
-                self.proven.is_some() && proofs.iter().any(|access| access.chap == self.proven)
+            Reachable::ByProof => {
+                let mut own = accesses
+                    .iter()
+                    .filter(|access| is_for(access, &self.initiator));
+                self.proven.is_some() && own.any(|access| access.chap == self.proven)
             }
         }
     }
@@ -114,13 +130,29 @@ mod tests {
         assert_eq!(reachable(std::slice::from_ref(&other), HOST), Reachable::No);
         let proof = access(None, Some("u"));
         let named = access(Some(HOST), Some("v"));
-        let both = reachable(&[other, proof.clone(), named.clone()], HOST);
-        assert_eq!(both, Reachable::ByProof(vec![proof.clone(), named]));
+        let both = [other, proof.clone(), named];
+        assert_eq!(reachable(&both, HOST), Reachable::ByProof);
+        let users = |user| -> Vec<String> {
+            let claims = claimed(&both, HOST, user).into_iter();
+            claims.map(|(_, account)| account.user).collect()
+        };
+        assert_eq!(
+            (users("u"), users("v")),
+            (vec!["u".to_owned()], vec!["v".to_owned()])
+        );
+        assert!(users("w").is_empty());
+        assert!(claimed(&both, "iqn.2026-11.org.onggi:stranger", "v").is_empty());
         let free = access(Some(HOST), None);
         assert_eq!(
             reachable(&[proof, free.clone()], HOST),
-            Reachable::Freely(free)
+            Reachable::Freely(free.attachment)
         );
+    }
+
+    #[test]
+    fn no_more_accounts_are_tried_than_there_is_a_limit_for() {
+        let many = vec![access(None, Some("u")); chap::CLAIMS_MAX + 1];
+        assert_eq!(claimed(&many, HOST, "u").len(), chap::CLAIMS_MAX);
     }
 
     #[test]

@@ -207,6 +207,7 @@ impl Peer {
             match event {
                 Event::Command(command) => self.command(command, thread),
                 Event::AccessRequest(request) => self.access_request(&request, thread),
+                Event::Claim { user } => self.claim(&user, thread),
                 Event::LoggedIn(logged_in) => self.logged_in(&logged_in, thread),
                 Event::TaskManagement(request) => self.task_management(request, thread),
                 Event::SendTargets(request) => self.send_targets(request, thread),

@@ -4,7 +4,7 @@
 //! moment longer because a disk is slow. Removing cuts the sessions, waits for their I/O, then forgets the file; a
 //! crash in between brings the export back, and the request is made again.
 
-use crate::access::{Seeker, account};
+use crate::access::{Reachable, Seeker, claimed, reachable};
 use crate::export::{Access, ExportSpec, ExportStatus};
 use crate::kept::Kind;
 use crate::medium::{FileMedium, Medium, MediumError};
@@ -107,9 +107,14 @@ impl Export {
         self.state.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Who may reach it.
-    pub(crate) fn accesses(&self) -> Vec<Access> {
-        self.read().spec.access.clone()
+    /// How an initiator may reach it.
+    pub(crate) fn reachable(&self, initiator: &str) -> Reachable {
+        reachable(&self.read().spec.access, initiator)
+    }
+
+    /// The attachments an initiator may prove to be with this user name, and how.
+    pub(crate) fn claimed(&self, initiator: &str, user: &str) -> Vec<(Uuid, chap::ChapAccount)> {
+        claimed(&self.read().spec.access, initiator, user)
     }
 
     /// Whether this attachment still has access.
@@ -247,6 +252,32 @@ impl Registry {
         exports
             .into_iter()
             .find(|export| target.names(&export.read().spec.volume))
+    }
+
+    /// Whether an initiator must prove itself for discovery: it can reach something, but only by proof.
+    pub(crate) fn is_discovery_by_proof(&self, initiator: &str) -> bool {
+        let mut is_by_proof = false;
+        for export in self.read().values() {
+            match export.reachable(initiator) {
+                Reachable::No => {}
+                Reachable::Freely(_) => return false,
+                Reachable::ByProof => is_by_proof = true,
+            }
+        }
+        is_by_proof
+    }
+
+    /// The accounts of this user name by which an initiator may prove itself for discovery.
+    pub(crate) fn discovery_claims(&self, initiator: &str, user: &str) -> Vec<chap::ChapAccount> {
+        let mut found: Vec<chap::ChapAccount> = Vec::new();
+        for export in self.read().values() {
+            for (_, account) in export.claimed(initiator, user) {
+                if found.len() < chap::CLAIMS_MAX && !found.contains(&account) {
+                    found.push(account);
+                }
+            }
+        }
+        found
     }
 
     /// The names a discovery session is shown.
@@ -544,27 +575,6 @@ fn check_chap(access: &Access) -> Result<(), &'static str> {
         }
         _ => Ok(()),
     }
-}
-
-/// The accounts by which an initiator may prove itself for discovery: all that any export gives its name. Empty when
-/// it needs no proof or there is nothing to prove.
-pub(crate) fn discovery_accounts(registry: &Registry, initiator: &str) -> Vec<chap::ChapAccount> {
-    use crate::access::{Reachable, reachable};
-    let mut accounts: Vec<chap::ChapAccount> = Vec::new();
-    for export in registry.all() {
-        match reachable(&export.read().spec.access, initiator) {
-            Reachable::No => {}
-            Reachable::Freely(_) => return Vec::new(),
-            Reachable::ByProof(proofs) => {
-                for found in proofs.iter().filter_map(account) {
-                    if !accounts.contains(&found) {
-                        accounts.push(found);
-                    }
-                }
-            }
-        }
-    }
-    accounts
 }
 
 #[cfg(test)]

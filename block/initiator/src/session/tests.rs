@@ -65,22 +65,27 @@ fn serve_one(target: &Target, mut stream: TcpStream, secret: &str) {
                     connection.answer_access(AccessAnswer::NotFound, Duration::ZERO);
                 }
                 Event::AccessRequest(_) => {
-                    let accounts = match secret {
-                        "" => vec![],
-                        secret => vec![ChapAccount {
-                            user: "cinder".to_owned(),
-                            secret: Secret::new(secret),
-                            mutual: None,
-                        }],
-                    };
                     let grant = Grant {
                         tsih: Tsih(1),
                         portal_group: 1,
                         alias: None,
-                        accounts,
+                        is_proof_wanted: !secret.is_empty(),
                         challenge: Challenge::new([3; 33]),
                     };
                     connection.answer_access(AccessAnswer::Allow(grant), Duration::ZERO);
+                }
+                Event::Claim { user } => {
+                    let account = ChapAccount {
+                        user: "cinder".to_owned(),
+                        secret: Secret::new(secret),
+                        mutual: None,
+                    };
+                    let accounts = if user == "cinder" {
+                        vec![account]
+                    } else {
+                        vec![]
+                    };
+                    connection.answer_claim(accounts, Duration::ZERO);
                 }
                 Event::LoggedIn(_) => {
                     target.logins.fetch_add(1, Ordering::SeqCst);

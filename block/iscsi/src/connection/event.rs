@@ -1,6 +1,5 @@
 //! What a target connection tells its shell, and what the shell answers.
 
-use crate::chap::ChapAccount;
 use crate::login::Negotiated;
 use crate::name::{Cid, IscsiName, Isid, LunField, Tsih};
 use crate::pdu::{CdbBytes, TaskAttribute, TaskManagementFunction};
@@ -24,6 +23,11 @@ pub struct SendTargetsId(pub(crate) u64);
 pub enum Event {
     /// An initiator said who it is and what it wants: answer with [`Connection::answer_access`](super::Connection::answer_access).
     AccessRequest(AccessRequest),
+    /// An initiator says which CHAP user it is: answer with [`Connection::answer_claim`](super::Connection::answer_claim).
+    Claim {
+        /// CHAP_N.
+        user: String,
+    },
     /// Login is complete. A session of the same initiator, ISID, target and portal group is reinstated by this one:
     /// the shell ends the older.
     LoggedIn(LoggedIn),
@@ -95,8 +99,9 @@ pub struct Grant {
     pub portal_group: u16,
     /// A name for people, told to the initiator.
     pub alias: Option<String>,
-    /// Who may prove itself, by CHAP. Empty: no proof is asked for.
-    pub accounts: Vec<ChapAccount>,
+    /// Whether the initiator must prove itself by CHAP. As who, is asked for when it says its user name
+    /// ([`Event::Claim`]), so that nobody makes the target hold accounts for it.
+    pub is_proof_wanted: bool,
     /// Fresh random bytes for the challenge.
     pub challenge: crate::chap::Challenge,
 }
@@ -114,7 +119,7 @@ pub struct LoggedIn {
     pub tsih: Tsih,
     /// The connection's number.
     pub cid: Cid,
-    /// Which of the grant's accounts it proved to be.
+    /// Which of the accounts that answered its claim it proved to be.
     pub account: Option<usize>,
     /// What was agreed.
     pub negotiated: Negotiated,

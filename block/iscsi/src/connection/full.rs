@@ -142,20 +142,32 @@ impl FullFeature {
             self.window.admit(self.window.expected());
             self.execute(pdu, now, out)?;
         }
+        self.open_window();
         Ok(())
     }
 
     fn execute(&mut self, pdu: Pdu, now: Duration, out: &mut Outbox) -> Outcome {
         match pdu {
             Pdu::NopOut(nop) => self.nop_out(nop, out),
+            Pdu::ScsiCommand(_) | Pdu::TaskManagementRequest(_)
+                if self.kind == SessionKind::Discovery =>
+            {
+                return protocol("a command in a discovery session");
+            }
             Pdu::ScsiCommand(command) => return self.command(command, now, out),
-            Pdu::TaskManagementRequest(request) => self.task_management(request, out),
+            Pdu::TaskManagementRequest(request) => {
+                self.task_management(request, out);
+                // An aborted command may have left its place to those that wait behind it.
+                return self.execute_early(now, out);
+            }
             Pdu::TextRequest(request) => {
                 let id = SendTargetsId(self.take_id());
                 let reply = self.reply_form();
-                return self
-                    .exchange
-                    .request(&request, reply, (id, &self.kind), out);
+                self.exchange
+                    .request(&request, reply, (id, &self.kind), out)?;
+                if let Some(bytes) = self.exchange.take_declared_segment_bytes() {
+                    self.agreed.send_data_segment_bytes_max = bytes;
+                }
             }
             Pdu::LogoutRequest(request) => return self.logout(&request, out),
             _ => return protocol("a second login"),
@@ -196,9 +208,6 @@ impl FullFeature {
     }
 
     fn command(&mut self, command: ScsiCommand, now: Duration, out: &mut Outbox) -> Outcome {
-        if self.kind == SessionKind::Discovery {
-            return protocol("a SCSI command in a discovery session");
-        }
         if command.tag == InitiatorTaskTag::NONE || self.tasks.contains(command.tag) {
             return protocol("a task tag that is already in use");
         }
@@ -268,7 +277,10 @@ impl FullFeature {
         while let Some(tag) = self.waiting.front().copied() {
             if let Some(task) = self.tasks.get_mut(tag) {
                 let bytes = u64::from(task.write_bytes());
-                if self.reserved_bytes.saturating_add(bytes) > self.config.write_bytes_max {
+                let is_too_much =
+                    self.reserved_bytes.saturating_add(bytes) > self.config.write_bytes_max;
+                // One write goes on however large it is: else it would wait for ever.
+                if is_too_much && self.reserved_bytes > 0 {
                     return;
                 }
                 self.reserved_bytes = self.reserved_bytes.saturating_add(bytes);
@@ -484,8 +496,20 @@ impl FullFeature {
             return;
         }
         let within = u16::try_from(within.as_secs()).unwrap_or(u16::MAX);
+        self.tell(AsyncEvent::LogoutRequest { within }, out);
+    }
+
+    pub(super) fn drop_session(&mut self, out: &mut Outbox) {
+        let seconds = |value| u16::try_from(value).unwrap_or(u16::MAX);
+        let event = AsyncEvent::DropSession {
+            time_to_wait: seconds(self.agreed.time_to_wait),
+            time_to_retain: seconds(self.agreed.time_to_retain),
+        };
+        self.tell(event, out);
+    }
+
+    fn tell(&self, event: AsyncEvent, out: &mut Outbox) {
         let sn = out.take_sn(&self.window);
-        let event = AsyncEvent::LogoutRequest { within };
         let (lun, data) = (LunField::default(), Bytes::new());
         out.send(Pdu::AsyncMessage(AsyncMessage {
             sn,

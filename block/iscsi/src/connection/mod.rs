@@ -21,8 +21,9 @@ pub use event::{
     TaskManagementId,
 };
 
-use crate::login::Offer;
+use crate::chap::{self, ChapAccount};
 use crate::login::target::{LoginReply, LoginStep, TargetLogin};
+use crate::login::{ChapPolicy, Offer};
 use crate::name::{InitiatorTaskTag, Isid, LunField};
 use crate::pdu::{
     EncodedPdu, Framing, LoginRequest, LoginResponse, Pdu, PduDecoder, PduError, RejectReason,
@@ -43,6 +44,8 @@ const EVENTS_MAX: usize = 1024;
 pub struct TargetConfig {
     /// What is negotiated.
     pub offer: Offer,
+    /// Which hashes are taken for CHAP.
+    pub chap: ChapPolicy,
     /// The most commands at a time: the command window.
     pub commands_max: u32,
     /// The longest write; a longer one is refused with INVALID FIELD IN CDB.
@@ -63,6 +66,7 @@ impl Default for TargetConfig {
     fn default() -> Self {
         Self {
             offer: Offer::default(),
+            chap: ChapPolicy::default(),
             commands_max: 128,
             transfer_bytes_max: 16 << 20,
             write_bytes_max: 64 << 20,
@@ -116,7 +120,7 @@ impl Connection {
             cmd_sn: CmdSn::default(),
         };
         let deadline = now.saturating_add(config.login_time_max);
-        let login = TargetLogin::new(config.offer);
+        let login = TargetLogin::new(config.offer, config.chap);
         Self {
             config,
             decoder: PduDecoder::new(Framing::LOGIN),
@@ -196,6 +200,7 @@ impl Connection {
         }
         match step {
             LoginStep::Ask(access) => self.out.event(Event::AccessRequest(access)),
+            LoginStep::Claim(user) => self.out.event(Event::Claim { user }),
             LoginStep::Reply(reply) => self.send_login(reply, echo),
             LoginStep::Refused(reply) => {
                 let status = reply.status;
@@ -221,7 +226,7 @@ impl Connection {
         let sn = self.out.take_sn(&window);
         self.out.send(Pdu::LoginResponse(LoginResponse {
             transit: reply.transit,
-            is_continued: false,
+            is_continued: reply.is_continued,
             stage: reply.stage,
             version_max: 0,
             version_active: 0,
@@ -231,7 +236,7 @@ impl Connection {
             sn,
             status_class: reply.status.class,
             status_detail: reply.status.detail,
-            data: reply.text.to_bytes(),
+            data: reply.data,
         }));
     }
 
@@ -239,6 +244,16 @@ impl Connection {
     pub fn answer_access(&mut self, answer: AccessAnswer, now: Duration) {
         if let Phase::Login(phase) = &mut self.phase {
             let step = phase.login.answer(answer);
+            self.take_login_step(step, None, now);
+        }
+    }
+
+    /// Answers a claim: the accounts of that user, with whose secrets the response is compared; at most
+    /// [`chap::CLAIMS_MAX`] are looked at. None: login is refused as for a wrong secret.
+    pub fn answer_claim(&mut self, mut accounts: Vec<ChapAccount>, now: Duration) {
+        if let Phase::Login(phase) = &mut self.phase {
+            accounts.truncate(chap::CLAIMS_MAX);
+            let step = phase.login.answer_claim(accounts);
             self.take_login_step(step, None, now);
         }
     }
@@ -280,6 +295,14 @@ impl Connection {
         if let Phase::FullFeature(full) = &mut self.phase {
             full.request_logout(within, &mut self.out);
         }
+    }
+
+    /// Tells the initiator that the session is dropped, so that it logs in anew at once, and ends the connection.
+    pub fn drop_session(&mut self) {
+        if let Phase::FullFeature(full) = &mut self.phase {
+            full.drop_session(&mut self.out);
+        }
+        self.close();
     }
 
     /// Ends the connection.

@@ -1,5 +1,7 @@
 //! The target machine against the initiator machine, in memory: every byte they exchange is real.
 
+mod negotiation;
+
 use super::*;
 use crate::chap::{Challenge, ChapAccount, ChapPair};
 use crate::initiator::{
@@ -51,21 +53,35 @@ fn options() -> LoginOptions {
     }
 }
 
-fn grant(accounts: Vec<ChapAccount>) -> AccessAnswer {
-    AccessAnswer::Allow(Grant {
+/// What the target's shell says about who may log in.
+struct Access {
+    answer: AccessAnswer,
+    accounts: Vec<ChapAccount>,
+}
+
+impl From<AccessAnswer> for Access {
+    fn from(answer: AccessAnswer) -> Self {
+        let accounts = Vec::new();
+        Self { answer, accounts }
+    }
+}
+
+fn grant(accounts: Vec<ChapAccount>) -> Access {
+    let answer = AccessAnswer::Allow(Grant {
         tsih: Tsih(7),
         portal_group: 1,
         alias: Some("a jar".to_owned()),
-        accounts,
+        is_proof_wanted: !accounts.is_empty(),
         challenge: Challenge::new([5; 33]),
-    })
+    });
+    Access { answer, accounts }
 }
 
 /// Both machines, a disk of bytes behind the target, and what they said.
 struct Pair {
     target: Connection,
     initiator: Initiator,
-    access: AccessAnswer,
+    access: Access,
     disk: Vec<u8>,
     outcomes: Vec<CommandOutcome>,
     logged_in: Option<LoggedIn>,
@@ -80,11 +96,11 @@ struct Pair {
 }
 
 impl Pair {
-    fn new(options: LoginOptions, config: TargetConfig, access: AccessAnswer) -> Self {
+    fn new(options: LoginOptions, config: TargetConfig, access: impl Into<Access>) -> Self {
         Self {
             target: Connection::new(config, START),
             initiator: Initiator::new(options, InitiatorTimes::default(), START),
-            access,
+            access: access.into(),
             disk: vec![0; 5 << 20],
             outcomes: Vec::new(),
             logged_in: None,
@@ -151,7 +167,15 @@ impl Pair {
         while let Some(event) = self.target.poll_event() {
             has_moved = true;
             match event {
-                Event::AccessRequest(_) => self.target.answer_access(self.access.clone(), START),
+                Event::AccessRequest(_) => {
+                    let answer = self.access.answer.clone();
+                    self.target.answer_access(answer, START);
+                }
+                Event::Claim { user } => {
+                    let accounts = self.access.accounts.iter();
+                    let meant = accounts.filter(|account| account.user == user).cloned();
+                    self.target.answer_claim(meant.collect(), START);
+                }
                 Event::LoggedIn(logged_in) => self.logged_in = Some(logged_in),
                 Event::Command(command) => match &mut self.held {
                     Some(held) => held.push(command),
@@ -270,11 +294,12 @@ fn login_without_chap_and_a_write_read_back() {
 }
 
 #[test]
-fn chap_finds_the_account_by_its_user() {
+fn chap_finds_the_account_by_user_and_secret() {
     let mut options = options();
     options.credentials = Some(pair("second", "secretsecret22"));
     let accounts = vec![
         account("first", "secretsecret11"),
+        account("second", "secretsecret21"),
         account("second", "secretsecret22"),
     ];
     let mut pair = Pair::new(options, TargetConfig::default(), grant(accounts));
@@ -319,7 +344,7 @@ fn mutual_chap_proves_both() {
     );
 }
 
-fn refusal(options: LoginOptions, access: AccessAnswer) -> (u8, u8) {
+fn refusal(options: LoginOptions, access: impl Into<Access>) -> (u8, u8) {
     let mut pair = Pair::new(options, TargetConfig::default(), access);
     pair.run();
     assert!(pair.logged_in.is_none() && pair.target.is_closed());

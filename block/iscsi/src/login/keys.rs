@@ -181,6 +181,22 @@ impl Answer {
     }
 }
 
+/// RFC 7143 §6.2: these are answers and must never be proposed.
+pub(crate) fn is_reserved_answer(value: &str) -> bool {
+    matches!(value, "Reject" | "Irrelevant" | "NotUnderstood")
+}
+
+/// Whether a key is one that is agreed on in the operational stage of a login.
+pub(crate) fn is_operational(key: &str) -> bool {
+    let mut agreed = Negotiated::default();
+    answer(key, "", &Offer::default(), &mut agreed) != Answer::NotUnderstood
+}
+
+/// Reads a declared MaxRecvDataSegmentLength.
+pub(crate) fn segment_bytes(value: &str) -> Option<u32> {
+    number_in(value, SEGMENT_BYTES_MIN, DATA_SEGMENT_BYTES_MAX)
+}
+
 fn number_in(value: &str, least: u32, most: u32) -> Option<u32> {
     text::parse_number(value).filter(|number| (least..=most).contains(number))
 }
@@ -233,15 +249,13 @@ fn answer(key: &str, value: &str, offer: &Offer, agreed: &mut Negotiated) -> Ans
     match key {
         "HeaderDigest" => pick_digest(value, offer.header_digest, &mut agreed.has_header_digest),
         "DataDigest" => pick_digest(value, offer.data_digest, &mut agreed.has_data_digest),
-        "MaxRecvDataSegmentLength" => {
-            match number_in(value, SEGMENT_BYTES_MIN, DATA_SEGMENT_BYTES_MAX) {
-                Some(bytes) => {
-                    agreed.send_data_segment_bytes_max = bytes;
-                    Answer::Declared
-                }
-                None => Answer::Reject,
+        "MaxRecvDataSegmentLength" => match segment_bytes(value) {
+            Some(bytes) => {
+                agreed.send_data_segment_bytes_max = bytes;
+                Answer::Declared
             }
-        }
+            None => Answer::Reject,
+        },
         "InitialR2T" => pick_boolean(
             value,
             |said| said || offer.has_initial_r2t,

@@ -6,14 +6,15 @@
 //! | security | when the grant names accounts: CHAP proven; the initiator's own challenge answered |
 //! | operational | every key answered |
 
-use super::LOGIN_PDUS_MAX;
 use super::keys::{self, Negotiated, Offer};
 use super::status::{self, LoginStatus};
-use crate::chap::{self, ChapAlgorithm, ChapPair};
+use super::{ChapPolicy, LOGIN_PDUS_MAX};
+use crate::chap::{self, ChapAccount, ChapAlgorithm, ChapPair};
 use crate::connection::{AccessAnswer, AccessRequest, Grant, LoggedIn, SessionKind};
 use crate::name::{Cid, IscsiName, Isid, Tsih};
-use crate::pdu::{LoginRequest, LoginStage};
+use crate::pdu::{Framing, LoginRequest, LoginStage};
 use crate::text::{self, Text, TextAssembly};
+use bytes::Bytes;
 use onggi_common_units::Secret;
 use subtle::ConstantTimeEq;
 
@@ -27,7 +28,9 @@ pub(crate) struct LoginReply {
     pub(crate) stage: LoginStage,
     pub(crate) tsih: Tsih,
     pub(crate) status: LoginStatus,
-    pub(crate) text: Text,
+    /// C: the text goes on in the next response.
+    pub(crate) is_continued: bool,
+    pub(crate) data: Bytes,
 }
 
 /// What comes of one login request.
@@ -37,6 +40,8 @@ pub(crate) enum LoginStep {
     Reply(LoginReply),
     /// Ask the shell; nothing is sent before it answers.
     Ask(AccessRequest),
+    /// Ask the shell for the accounts of this user; nothing is sent before it answers.
+    Claim(String),
     /// Send this: login is complete.
     Finished(LoginReply, Box<LoggedIn>),
     /// Send this and close.
@@ -60,12 +65,17 @@ enum Proof {
 #[derive(Debug)]
 pub(crate) struct TargetLogin {
     offer: Offer,
+    policy: ChapPolicy,
     stage: LoginStage,
     assembly: TextAssembly,
     identity: Option<AccessRequest>,
-    /// The first request, kept while the shell is asked.
+    /// The request that is kept while the shell is asked.
     waiting: Option<(Option<LoginStage>, Text)>,
     grant: Option<Grant>,
+    /// The accounts of the user the initiator says it is.
+    claimed: Option<Vec<ChapAccount>>,
+    /// The rest of a reply that is longer than a data segment, and what is done when it is out.
+    unsent: Option<(Bytes, LoginStep)>,
     proof: Proof,
     agreed: Negotiated,
     keys_seen: Vec<String>,
@@ -75,14 +85,17 @@ pub(crate) struct TargetLogin {
 }
 
 impl TargetLogin {
-    pub(crate) fn new(offer: Offer) -> Self {
+    pub(crate) fn new(offer: Offer, policy: ChapPolicy) -> Self {
         Self {
             offer,
+            policy,
             stage: LoginStage::Security,
             assembly: TextAssembly::default(),
             identity: None,
             waiting: None,
             grant: None,
+            claimed: None,
+            unsent: None,
             proof: Proof::Open,
             agreed: Negotiated::default(),
             keys_seen: Vec::new(),
@@ -95,23 +108,45 @@ impl TargetLogin {
     /// Takes a login request.
     pub(crate) fn request(&mut self, request: &LoginRequest) -> LoginStep {
         match self.try_request(request) {
-            Ok(step) => step,
+            Ok(step) => self.cut(step),
             Err(status) => self.refuse(status),
         }
     }
 
+    /// Cuts a reply to the data segments of a login; the initiator asks for each further part with an empty request.
+    fn cut(&mut self, mut step: LoginStep) -> LoginStep {
+        let (LoginStep::Reply(reply) | LoginStep::Finished(reply, _)) = &mut step else {
+            return step;
+        };
+        let limit = usize::try_from(Framing::LOGIN.data_segment_bytes_max).unwrap_or(usize::MAX);
+        if reply.data.len() <= limit {
+            return step;
+        }
+        let data = reply.data.split_to(limit);
+        let rest = core::mem::take(&mut reply.data);
+        let part = LoginReply {
+            is_continued: true,
+            data,
+            stage: reply.stage,
+            ..self.reply(status::SUCCESS)
+        };
+        self.unsent = Some((rest, step));
+        LoginStep::Reply(part)
+    }
+
+    fn send_rest(&mut self, rest: Bytes, mut step: LoginStep) -> LoginStep {
+        if let LoginStep::Reply(reply) | LoginStep::Finished(reply, _) = &mut step {
+            reply.data = rest;
+        }
+        self.cut(step)
+    }
+
     /// Takes the shell's answer to `Ask`.
     pub(crate) fn answer(&mut self, answer: AccessAnswer) -> LoginStep {
-        let Some((transit, text)) = self.waiting.take() else {
-            return self.refuse(status::INITIATOR_ERROR);
-        };
         let refused = match answer {
             AccessAnswer::Allow(grant) => {
                 self.grant = Some(grant);
-                return match self.go_on(transit, &text) {
-                    Ok(step) => step,
-                    Err(status) => self.refuse(status),
-                };
+                return self.resume();
             }
             AccessAnswer::NotFound => status::NOT_FOUND,
             AccessAnswer::Forbidden => status::AUTHORIZATION_FAILURE,
@@ -126,14 +161,31 @@ impl TargetLogin {
                 } else {
                     status::MOVED_TEMPORARILY
                 };
-                let text = Text::new().with("TargetAddress", address);
+                let data = Text::new().with("TargetAddress", address).to_bytes();
                 return LoginStep::Refused(LoginReply {
-                    text,
+                    data,
                     ..self.reply(status)
                 });
             }
         };
         self.refuse(refused)
+    }
+
+    /// Takes the shell's answer to `Claim`.
+    pub(crate) fn answer_claim(&mut self, accounts: Vec<ChapAccount>) -> LoginStep {
+        self.claimed = Some(accounts);
+        self.resume()
+    }
+
+    /// Goes on with the request that was kept.
+    fn resume(&mut self) -> LoginStep {
+        let Some((transit, text)) = self.waiting.take() else {
+            return self.refuse(status::INITIATOR_ERROR);
+        };
+        match self.go_on(transit, text) {
+            Ok(step) => self.cut(step),
+            Err(status) => self.refuse(status),
+        }
     }
 
     /// A refusal that is not the answer to a request: time is up, or the request was no login.
@@ -147,7 +199,8 @@ impl TargetLogin {
             stage: self.stage,
             tsih: Tsih(0),
             status,
-            text: Text::new(),
+            is_continued: false,
+            data: Bytes::new(),
         }
     }
 
@@ -157,6 +210,14 @@ impl TargetLogin {
             return Err(status::INVALID_REQUEST);
         }
         self.check_header(request)?;
+        if let Some((rest, step)) = self.unsent.take() {
+            // RFC 7143 §6.2: nothing but the rest of the text is asked for until it is all there.
+            return if request.data.is_empty() && !request.is_continued {
+                Ok(self.send_rest(rest, step))
+            } else {
+                Err(status::INVALID_REQUEST)
+            };
+        }
         self.assembly
             .push(&request.data)
             .map_err(|_too_long| status::INITIATOR_ERROR)?;
@@ -168,8 +229,8 @@ impl TargetLogin {
             .finish()
             .map_err(|_malformed| status::INITIATOR_ERROR)?;
         // Some initiators introduce themselves again in the operational stage; nothing else may be said twice.
-        for (key, _) in text.iter().filter(|(key, _)| !IDENTITY_KEYS.contains(key)) {
-            if self.keys_seen.iter().any(|seen| seen == key) {
+        for (key, value) in text.iter().filter(|(key, _)| !IDENTITY_KEYS.contains(key)) {
+            if self.keys_seen.iter().any(|seen| seen == key) || keys::is_reserved_answer(value) {
                 return Err(status::INITIATOR_ERROR);
             }
             self.keys_seen.push(key.to_owned());
@@ -178,7 +239,7 @@ impl TargetLogin {
             return Err(status::INITIATOR_ERROR);
         }
         if self.grant.is_some() {
-            return self.go_on(request.transit, &text);
+            return self.go_on(request.transit, text);
         }
         let identity = identify(&text, request.isid, request.cid)?;
         self.identity = Some(identity.clone());
@@ -214,19 +275,26 @@ impl TargetLogin {
         Ok(())
     }
 
-    fn go_on(
-        &mut self,
-        transit: Option<LoginStage>,
-        text: &Text,
-    ) -> Result<LoginStep, LoginStatus> {
+    fn go_on(&mut self, transit: Option<LoginStage>, text: Text) -> Result<LoginStep, LoginStatus> {
+        if matches!(self.proof, Proof::Challenged(_)) && self.claimed.is_none() {
+            let user = text.get("CHAP_N").ok_or(status::MISSING_PARAMETER)?;
+            if user.len() > chap::NAME_BYTES_MAX {
+                return Err(status::AUTHENTICATION_FAILURE);
+            }
+            let user = user.to_owned();
+            self.waiting = Some((transit, text));
+            return Ok(LoginStep::Claim(user));
+        }
         let mut reply = self.reply(status::SUCCESS);
-        self.introduce(&mut reply.text);
+        let mut said = Text::new();
+        self.introduce(&mut said);
         match self.stage {
-            LoginStage::Security => self.security(text, &mut reply.text)?,
+            LoginStage::Security => self.security(&text, &mut said)?,
             LoginStage::Operational | LoginStage::FullFeature => {
-                self.operational(text, &mut reply.text)?;
+                self.operational(&text, &mut said)?;
             }
         }
+        reply.data = said.to_bytes();
         let Proof::Done(account) = self.proof else {
             return Ok(LoginStep::Reply(reply));
         };
@@ -273,32 +341,48 @@ impl TargetLogin {
     }
 
     fn security(&mut self, text: &Text, reply: &mut Text) -> Result<(), LoginStatus> {
+        let is_of_chap = |key: &str| key.starts_with("CHAP_");
         match self.proof {
-            Proof::Open => self.choose_method(text, reply),
-            Proof::Chap => self.challenge(text, reply),
-            Proof::Challenged(algorithm) => self.check_response(algorithm, text, reply),
-            Proof::Done(_) if text.is_empty() => Ok(()),
-            Proof::Done(_) => Err(status::INITIATOR_ERROR),
+            Proof::Open => self.choose_method(text, reply)?,
+            Proof::Chap => self.challenge(text, reply)?,
+            Proof::Challenged(algorithm) => self.check_response(algorithm, text, reply)?,
+            Proof::Done(_) if text.iter().any(|(key, _)| is_of_chap(key)) => {
+                return Err(status::INITIATOR_ERROR);
+            }
+            Proof::Done(_) => {}
         }
+        for (key, _) in text.iter() {
+            let is_known = IDENTITY_KEYS.contains(&key)
+                || is_of_chap(key)
+                || matches!(key, "AuthMethod" | "InitiatorAlias");
+            match (is_known, keys::is_operational(key)) {
+                (true, _) => {}
+                // What belongs to the other stage is not agreed on here, and what holds without it stays.
+                (false, true) => reply.push(key, "Reject"),
+                (false, false) => reply.push(key, "NotUnderstood"),
+            }
+        }
+        Ok(())
     }
 
-    fn has_accounts(&self) -> bool {
+    fn is_proof_wanted(&self) -> bool {
         self.grant
             .as_ref()
-            .is_some_and(|grant| !grant.accounts.is_empty())
+            .is_some_and(|grant| grant.is_proof_wanted)
     }
 
     fn choose_method(&mut self, text: &Text, reply: &mut Text) -> Result<(), LoginStatus> {
         // An initiator that names no method is one that wants to prove nothing.
         let offered = text.get("AuthMethod").unwrap_or("None");
-        let method = if self.has_accounts() { "CHAP" } else { "None" };
+        let is_proof_wanted = self.is_proof_wanted();
+        let method = if is_proof_wanted { "CHAP" } else { "None" };
         if !offered.split(',').any(|choice| choice == method) {
             return Err(status::AUTHENTICATION_FAILURE);
         }
         if text.get("AuthMethod").is_some() {
             reply.push("AuthMethod", method);
         }
-        self.proof = if self.has_accounts() {
+        self.proof = if is_proof_wanted {
             Proof::Chap
         } else {
             Proof::Done(None)
@@ -308,8 +392,11 @@ impl TargetLogin {
 
     fn challenge(&mut self, text: &Text, reply: &mut Text) -> Result<(), LoginStatus> {
         let offered = text.get("CHAP_A").ok_or(status::MISSING_PARAMETER)?;
-        let algorithm = ChapAlgorithm::ALL
-            .into_iter()
+        let algorithm = self
+            .policy
+            .algorithms()
+            .iter()
+            .copied()
             .find(|algorithm| offered.split(',').any(|code| code == algorithm.code()))
             .ok_or(status::AUTHENTICATION_FAILURE)?;
         let challenge = self
@@ -334,25 +421,23 @@ impl TargetLogin {
         let user = text.get("CHAP_N").ok_or(status::MISSING_PARAMETER)?;
         let given = text.get("CHAP_R").ok_or(status::MISSING_PARAMETER)?;
         let given = text::parse_binary(given, 64).ok_or(status::AUTHENTICATION_FAILURE)?;
-        let account = grant
-            .accounts
+        let accounts = self.claimed.as_deref().unwrap_or_default();
+        let is_right = |secret: &Secret| chap::verify(algorithm, &grant.challenge, secret, &given);
+        if accounts.is_empty() {
+            // An unknown user takes as long as a wrong secret.
+            is_right(&Secret::new(""));
+        }
+        let proven = accounts
             .iter()
-            .position(|account| account.user == user);
-        // An unknown user takes as long as a wrong secret.
-        let nobody = Secret::new("");
-        let secret = account
-            .and_then(|index| grant.accounts.get(index))
-            .map_or(&nobody, |account| &account.secret);
-        let is_right = chap::verify(algorithm, &grant.challenge, secret, &given);
-        let index = account.filter(|_| is_right && user.len() <= chap::NAME_BYTES_MAX);
-        let index = index.ok_or(status::AUTHENTICATION_FAILURE)?;
+            .enumerate()
+            .find(|(_, account)| account.user == user && is_right(&account.secret));
+        let (index, account) = proven.ok_or(status::AUTHENTICATION_FAILURE)?;
         match (text.get("CHAP_I"), text.get("CHAP_C")) {
             (None, None) => {}
             (Some(id), Some(theirs)) => {
-                let account = grant.accounts.get(index);
-                let mutual = account.and_then(|account| account.mutual.as_ref());
+                let mutual = account.mutual.as_ref();
                 let mutual = mutual.ok_or(status::AUTHENTICATION_FAILURE)?;
-                if mutual.secret == *secret {
+                if mutual.secret == account.secret {
                     // RFC 7143 §12.1.3: one secret must not serve both ways.
                     return Err(status::AUTHENTICATION_FAILURE);
                 }
@@ -369,7 +454,7 @@ impl TargetLogin {
     fn operational(&mut self, text: &Text, reply: &mut Text) -> Result<(), LoginStatus> {
         match self.proof {
             Proof::Done(_) => {}
-            Proof::Open if !self.has_accounts() => self.proof = Proof::Done(None),
+            Proof::Open if !self.is_proof_wanted() => self.proof = Proof::Done(None),
             // RFC 7143 §6.2: who skips the security stage has proven nothing.
             Proof::Open | Proof::Chap | Proof::Challenged(_) => {
                 return Err(status::AUTHENTICATION_FAILURE);

@@ -1,9 +1,9 @@
 //! How a connection becomes a session.
 
 use super::{Normal, Peer, Shared, Stage, Thread};
-use crate::access::{Reachable, Seeker, account, reachable};
+use crate::access::{Reachable, Seeker};
 use crate::export::ChapPair;
-use crate::registry::{Export, discovery_accounts};
+use crate::registry::Export;
 use crate::sessions::{Beginning, Entry};
 use crate::unit::Unit;
 use onggi_block_iscsi::chap::{Challenge, ChapAccount};
@@ -17,11 +17,16 @@ use std::sync::atomic::Ordering;
 /// What an initiator was offered, until it has logged in.
 #[derive(Debug)]
 pub(super) enum Offered {
-    Discovery(Vec<ChapAccount>),
+    Discovery {
+        initiator: String,
+        /// What its claim was answered with.
+        accounts: Vec<ChapAccount>,
+    },
     Normal {
+        initiator: String,
         export: Arc<Export>,
         unit: Arc<Unit>,
-        /// In the order of the accounts; a single one when no proof is asked.
+        /// In the order of the accounts its claim was answered with; a single one when no proof is asked.
         attachments: Vec<Uuid>,
     },
 }
@@ -37,14 +42,14 @@ impl Shared {
         }
     }
 
-    fn grant(&self, accounts: Vec<ChapAccount>) -> AccessAnswer {
+    fn grant(&self, is_proof_wanted: bool) -> AccessAnswer {
         let mut random = [0; 33];
         self.entropy.0.fill(&mut random);
         AccessAnswer::Allow(Grant {
             tsih: self.tsih(),
             portal_group: self.portal_group,
             alias: None,
-            accounts,
+            is_proof_wanted,
             challenge: Challenge::new(random),
         })
     }
@@ -56,9 +61,11 @@ impl Peer {
         let initiator = request.initiator.as_str();
         let answer = match &request.kind {
             SessionKind::Discovery => {
-                let accounts = discovery_accounts(&shared.registry, initiator);
-                self.stage = Stage::Login(Some(Offered::Discovery(accounts.clone())));
-                shared.grant(accounts)
+                self.stage = Stage::Login(Some(Offered::Discovery {
+                    initiator: initiator.to_owned(),
+                    accounts: Vec::new(),
+                }));
+                shared.grant(shared.registry.is_discovery_by_proof(initiator))
             }
             SessionKind::Normal { target } => self.offer(target.as_str(), initiator, shared),
         };
@@ -69,13 +76,10 @@ impl Peer {
         let Some(export) = shared.registry.find(target) else {
             return AccessAnswer::NotFound;
         };
-        let (accounts, attachments) = match reachable(&export.accesses(), initiator) {
+        let attachments = match export.reachable(initiator) {
             Reachable::No => return AccessAnswer::NotFound,
-            Reachable::Freely(access) => (Vec::new(), vec![access.attachment]),
-            Reachable::ByProof(proofs) => proofs
-                .iter()
-                .filter_map(|access| account(access).map(|account| (account, access.attachment)))
-                .unzip(),
+            Reachable::Freely(attachment) => vec![attachment],
+            Reachable::ByProof => Vec::new(),
         };
         if shared.sessions.count(target) >= shared.limits.sessions_per_target_max {
             tracing::warn!(%target, %initiator, "login refused: the target has as many sessions as it may");
@@ -83,12 +87,14 @@ impl Peer {
         }
         match shared.registry.unit(&export) {
             Ok(unit) => {
+                let is_proof_wanted = attachments.is_empty();
                 self.stage = Stage::Login(Some(Offered::Normal {
+                    initiator: initiator.to_owned(),
                     export,
                     unit,
                     attachments,
                 }));
-                shared.grant(accounts)
+                shared.grant(is_proof_wanted)
             }
             Err(error) => {
                 tracing::error!(%target, %error, "login refused: the medium cannot be opened");
@@ -97,13 +103,42 @@ impl Peer {
         }
     }
 
+    /// The initiator says which user it is: only now its accounts are looked for, so that a stranger makes the target
+    /// hold none.
+    pub(super) fn claim(&mut self, user: &str, thread: &Thread) {
+        let found = match &mut self.stage {
+            Stage::Login(Some(Offered::Discovery {
+                initiator,
+                accounts,
+            })) => {
+                accounts.clone_from(&thread.shared.registry.discovery_claims(initiator, user));
+                accounts.clone()
+            }
+            Stage::Login(Some(Offered::Normal {
+                initiator,
+                export,
+                attachments,
+                ..
+            })) => {
+                let found: Vec<ChapAccount>;
+                (*attachments, found) = export.claimed(initiator, user).into_iter().unzip();
+                found
+            }
+            Stage::Login(None) | Stage::Discovery(_) | Stage::Normal(_) => Vec::new(),
+        };
+        self.connection.answer_claim(found, thread.now);
+    }
+
     pub(super) fn logged_in(&mut self, logged_in: &LoggedIn, thread: &Thread) {
         let Stage::Login(offered) = &mut self.stage else {
             return;
         };
         match offered.take() {
             None => self.close(),
-            Some(Offered::Discovery(accounts)) => {
+            Some(Offered::Discovery {
+                initiator,
+                accounts,
+            }) => {
                 let proven = logged_in
                     .account
                     .and_then(|index| accounts.into_iter().nth(index));
@@ -111,7 +146,6 @@ impl Peer {
                     user: account.user,
                     secret: account.secret,
                 });
-                let initiator = logged_in.initiator.to_string();
                 tracing::debug!(connection = self.id.0, %initiator, peer = %self.address, "discovery session");
                 self.stage = Stage::Discovery(Seeker { initiator, proven });
             }
@@ -119,6 +153,7 @@ impl Peer {
                 export,
                 unit,
                 attachments,
+                ..
             }) => {
                 let Some(attachment) = attachments.get(logged_in.account.unwrap_or(0)) else {
                     self.close();

@@ -196,11 +196,12 @@ fn discovery_asks_for_proof_where_there_is_something_to_prove() {
     two.access[0].initiator = Some("iqn.2026-11.org.onggi:host".to_owned());
     registry.put(one).unwrap();
     registry.put(two.clone()).unwrap();
-    assert_eq!(discovery_accounts(&registry, "iqn.x").len(), 1);
-    assert_eq!(
-        discovery_accounts(&registry, "iqn.2026-11.org.onggi:host").len(),
-        2
-    );
+    let host = "iqn.2026-11.org.onggi:host";
+    let user = two.access[0].chap.clone().unwrap().user;
+    assert!(registry.is_discovery_by_proof("iqn.x") && registry.is_discovery_by_proof(host));
+    let found = |initiator| registry.discovery_claims(initiator, &user).len();
+    assert_eq!((found("iqn.x"), found(host)), (0, 1));
+    assert!(registry.discovery_claims(host, "nobody").is_empty());
     let proven = two.access[0].chap.clone();
     let seeker = Seeker {
         initiator: "iqn.2026-11.org.onggi:host".to_owned(),

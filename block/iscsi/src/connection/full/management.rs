@@ -66,7 +66,10 @@ impl FullFeature {
                 Err(TaskManagementResponseCode::Complete)
             }
             // RFC 7143 §11.5.1: a command of the window that has not come yet counts as aborted once it comes.
-            None if is_abort && self.window.contains(request.ref_cmd_sn) => {
+            None if is_abort
+                && self.window.contains(request.ref_cmd_sn)
+                && request.ref_cmd_sn < request.sn.cmd_sn =>
+            {
                 self.skip(request.ref_cmd_sn);
                 Err(TaskManagementResponseCode::Complete)
             }
@@ -88,13 +91,6 @@ impl FullFeature {
             data: Bytes::new(),
         };
         self.early.insert(number.value(), Pdu::NopOut(nop));
-        while self
-            .early
-            .remove(&self.window.expected().value())
-            .is_some_and(|pdu| is_empty_place(&pdu))
-        {
-            self.window.admit(self.window.expected());
-        }
     }
 
     pub(in crate::connection) fn answer_task_management(
@@ -164,8 +160,4 @@ impl FullFeature {
             response,
         }));
     }
-}
-
-fn is_empty_place(pdu: &Pdu) -> bool {
-    matches!(pdu, Pdu::NopOut(nop) if nop.tag == InitiatorTaskTag::NONE)
 }
