@@ -260,9 +260,9 @@ pub enum Cdb {
         /// NO_FLUSH.
         no_flush: bool,
     },
-    /// RESERVE (6).
+    /// RESERVE (6), (10).
     Reserve6,
-    /// RELEASE (6).
+    /// RELEASE (6), (10).
     Release6,
     /// PERSISTENT RESERVE IN.
     PersistentReserveIn {

@@ -11,10 +11,10 @@ use parse::{
     compare_and_write, copy_parameters, copy_status, extended_copy, get_lba_status, inquiry,
     log_sense, mode_select6, mode_select10, mode_sense6, mode_sense10, or_write, persistent_in,
     persistent_out, prefetch, read, read_capacity10, read_capacity16, read_defect_data10,
-    read_defect_data12, read6, release6, report_luns, report_opcodes, report_port_groups,
-    report_task_management, request_sense, reserve6, sanitize, span10, span12, span16,
-    start_stop_unit, synchronize_cache, unmap, verify, write, write_and_verify, write_atomic,
-    write_same10, write_same16, write6,
+    read_defect_data12, read6, release6, release10, report_luns, report_opcodes,
+    report_port_groups, report_task_management, request_sense, reserve6, reserve10, sanitize,
+    span10, span12, span16, start_stop_unit, synchronize_cache, unmap, verify, write,
+    write_and_verify, write_atomic, write_same10, write_same16, write6,
 };
 
 type Parse = fn(CdbBytes) -> Result<Cdb, Sense>;
@@ -74,6 +74,7 @@ macro_rules! entry {
     };
 }
 
+const RESERVE10: [u8; 10] = [0x56, 0x1e, 0, 0, 0, 0, 0, 0, 0, C];
 const PR_OUT: [u8; 10] = [0x5f, 0x1f, 0xff, 0, 0, 0xff, 0xff, 0xff, 0xff, C];
 const SANITIZE: [u8; 10] = [0x48, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, C];
 const COPY_RESULTS: [u8; 16] = [
@@ -165,6 +166,13 @@ pub(crate) static TABLE: &[Entry] = &[
         Write,
         mode_select10,
         [0x55, 0x11, 0, 0, 0, 0, 0, 0xff, 0xff, C]
+    ),
+    entry!(0x56, Reserve, reserve10, RESERVE10),
+    entry!(
+        0x57,
+        Reserve,
+        release10,
+        [0x57, 0x1e, 0, 0, 0, 0, 0, 0, 0, C]
     ),
     entry!(
         0x5a,

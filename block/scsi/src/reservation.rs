@@ -1,4 +1,4 @@
-//! Reservations: RESERVE (6) and persistent ones, and which commands they shut out (SPC-4 §5.13).
+//! Reservations: RESERVE (6) (or (10), which is the same) and persistent ones, and which commands they shut out (SPC-4 §5.13).
 //!
 //! Registrations are kept per initiator port (name and ISID). A target has one portal group, whose portals are one
 //! target port, so ALL_TG_PT says what is so anyway. With APTPL everything here but RESERVE (6) is kept on stable

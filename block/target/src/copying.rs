@@ -11,7 +11,7 @@ use crate::medium::{
     Exclusion, Finished, Medium, MediumError, ShareIndex, Ticket, aborted, failed,
 };
 use crate::peer::Shared;
-use crate::registry::{Export, Registry};
+use crate::registry::Export;
 use crate::sessions::Entry;
 use crate::unit::{Reach, Unit};
 use onggi_block_scsi::copy::COPY_SEGMENT_BYTES_MAX;
@@ -50,23 +50,22 @@ pub(crate) struct Side {
 }
 
 /// Finds the units of a plan that the session of this connection may copy between.
-pub(crate) fn work(
-    shared: &Shared,
-    (id, iqn): (ConnectionId, &str),
-    reach: &Reach,
-    plan: &CopyPlan,
-) -> CopyWork {
+pub(crate) fn work(shared: &Shared, id: ConnectionId, reach: &Reach, plan: &CopyPlan) -> CopyWork {
     let own = Partner {
         unit: Arc::clone(reach.unit()),
         nexus: reach.nexus().clone(),
     };
-    let session = shared.sessions.entry(id);
+    let sessions = theirs(shared, id);
     let partner = |target: &CopyTarget| {
-        let export = shared.registry.named(target)?;
-        if *export.iqn == *iqn {
-            return Some(own.clone());
+        let named =
+            |(_, (export, _)): &(usize, &(Arc<Export>, Entry))| target.names(&export.volume());
+        match sessions.iter().enumerate().find(named)? {
+            (0, _) => Some(own.clone()),
+            (_, (export, there)) => Some(Partner {
+                unit: shared.registry.unit(export).ok()?,
+                nexus: there.nexus.clone(),
+            }),
         }
-        other(shared, session.as_ref()?, &export)
     };
     CopyWork {
         nexus: own.nexus.clone(),
@@ -74,31 +73,32 @@ pub(crate) fn work(
     }
 }
 
-fn other(shared: &Shared, session: &Entry, export: &Arc<Export>) -> Option<Partner> {
-    if !is_vouched_for(&shared.registry, session) {
-        return None;
+// The session of this connection, and those its initiator has elsewhere, if its name is vouched for here and there; of
+// several at one target the one by the same port comes first, because reservations are made by ports.
+fn theirs(shared: &Shared, id: ConnectionId) -> Vec<(Arc<Export>, Entry)> {
+    let find = |entry: Entry| Some((shared.registry.find(&entry.iqn)?, entry));
+    let Some((export, own)) = shared.sessions.entry(id).and_then(find) else {
+        return Vec::new();
+    };
+    let mut others = Vec::new();
+    if is_vouched_for(&export, &own) {
+        let elsewhere = shared.sessions.of(&own.nexus.initiator);
+        others.extend(
+            elsewhere
+                .into_iter()
+                .filter(|there| there.iqn != own.iqn)
+                .filter_map(find)
+                .filter(|(export, there)| is_vouched_for(export, there)),
+        );
+        others.sort_by_key(|(_, there)| (there.nexus.isid != own.nexus.isid, there.nexus.isid));
     }
-    let there = shared
-        .sessions
-        .of(&export.iqn, &session.nexus.initiator)
-        .into_iter()
-        .filter(|there| is_vouched_for(&shared.registry, there))
-        // The port the command came through, if it is there too: reservations are made by ports.
-        .min_by_key(|there| (there.nexus.isid != session.nexus.isid, there.nexus.isid))?;
-    Some(Partner {
-        unit: shared.registry.unit(export).ok()?,
-        nexus: there.nexus,
-    })
+    others.insert(0, (export, own));
+    others
 }
 
 // Whether the access the session used is for its initiator's name alone.
-fn is_vouched_for(registry: &Registry, session: &Entry) -> bool {
-    registry.find(&session.iqn).is_some_and(|export| {
-        export.accesses().iter().any(|access| {
-            access.attachment == session.attachment
-                && access.initiator.as_deref() == Some(&*session.nexus.initiator)
-        })
-    })
+fn is_vouched_for(export: &Export, session: &Entry) -> bool {
+    export.vouches_for(session.attachment, &session.nexus.initiator)
 }
 
 /// Carries a copy out.

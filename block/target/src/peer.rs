@@ -281,7 +281,7 @@ impl Peer {
                     task,
                 };
                 if let MediaOp::Copy { plan } = &op {
-                    let work = copying::work(&thread.shared, (self.id, target), reach, plan);
+                    let work = copying::work(&thread.shared, self.id, reach, plan);
                     let copy = (plan.clone(), work);
                     thread.shared.pool.copy(copy, &unit, to());
                     self.hold(task, op, wanted_bytes, held_bytes);

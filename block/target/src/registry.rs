@@ -15,7 +15,7 @@ use crate::unit::Unit;
 use onggi_block_iscsi::{IscsiName, NameError, chap};
 use onggi_block_medium::MediumSpec;
 use onggi_block_scsi::range::{BlockSizeError, CapacityError, LunError};
-use onggi_block_scsi::{CopyTarget, Lun, SavedError};
+use onggi_block_scsi::{Lun, SavedError};
 use onggi_common_host::Entropy;
 use onggi_common_units::Uuid;
 use std::collections::{BTreeMap, HashSet};
@@ -115,6 +115,20 @@ impl Export {
     /// The attachments an initiator may prove to be with this user name, and how.
     pub(crate) fn claimed(&self, initiator: &str, user: &str) -> Vec<(Uuid, chap::ChapAccount)> {
         claimed(&self.read().spec.access, initiator, user)
+    }
+
+    /// Whether the attachment's access is for this initiator's name alone.
+    pub(crate) fn vouches_for(&self, attachment: Uuid, initiator: &str) -> bool {
+        let state = self.read();
+        let mut accesses = state.spec.access.iter();
+        accesses.any(|access| {
+            access.attachment == attachment && access.initiator.as_deref() == Some(initiator)
+        })
+    }
+
+    /// The volume behind it.
+    pub(crate) fn volume(&self) -> Uuid {
+        self.read().spec.volume
     }
 
     /// Whether this attachment still has access.
@@ -246,14 +260,6 @@ impl Registry {
             .collect()
     }
 
-    /// The export of the volume that a copy names.
-    pub(crate) fn named(&self, target: &CopyTarget) -> Option<Arc<Export>> {
-        let exports = self.all();
-        exports
-            .into_iter()
-            .find(|export| target.names(&export.read().spec.volume))
-    }
-
     /// Whether an initiator must prove itself for discovery: it can reach something, but only by proof.
     pub(crate) fn is_discovery_by_proof(&self, initiator: &str) -> bool {
         let mut is_by_proof = false;
@@ -369,10 +375,15 @@ impl Registry {
         self.opener.store.put(&spec, &*self.opener.entropy)?;
         let iqn = spec.iqn.clone();
         let mut state = export.write();
+        let old = state.unit();
         state.spec = spec;
         state.serving = Serving::Unit(unit);
         drop((state, changing));
-        self.cut(&iqn, |_| true)
+        self.cut(&iqn, |_| true)?;
+        if let Some(old) = old {
+            old.retire();
+        }
+        Ok(())
     }
 
     fn replace_medium(&self, export: &Export, spec: &ExportSpec) -> Result<(), RegistryError> {

@@ -139,12 +139,12 @@ impl Sessions {
         self.lock().get(&id).map(|session| session.entry.clone())
     }
 
-    /// The sessions of an initiator at a target.
-    pub(crate) fn of(&self, iqn: &str, initiator: &str) -> Vec<Entry> {
+    /// The sessions of an initiator.
+    pub(crate) fn of(&self, initiator: &str) -> Vec<Entry> {
         let table = self.lock();
         let entries = table.values().map(|session| &session.entry);
         entries
-            .filter(|entry| *entry.iqn == *iqn && *entry.nexus.initiator == *initiator)
+            .filter(|entry| *entry.nexus.initiator == *initiator)
             .cloned()
             .collect()
     }

@@ -552,6 +552,27 @@ fn a_write_atomic_is_whole_or_refused() {
     assert!(matches!(media(&nothing), MediaOp::Write { range, .. } if range.is_empty()));
 }
 
+#[test]
+fn the_long_reserve_is_the_short_one_without_third_parties() {
+    let mut unit = unit();
+    let long = |opcode: u8, flags: u8| [opcode, flags, 0, 0, 0, 0, 0, 0, 0, 0];
+    assert_eq!(
+        response(&run(&mut unit, 1, &long(0x56, 0), &[])).status,
+        Status::Good
+    );
+    let refused = run(&mut unit, 2, &cdb10(0x28, 0, 0, 1), &[]);
+    assert_eq!(response(&refused).status, Status::ReservationConflict);
+    assert_eq!(
+        sense(&run(&mut unit, 1, &long(0x56, 0x10), &[])),
+        (5, 0x24, 0)
+    );
+    assert_eq!(
+        response(&run(&mut unit, 1, &long(0x57, 0), &[])).status,
+        Status::Good
+    );
+    media(&run(&mut unit, 2, &cdb10(0x28, 0, 0, 1), &[]));
+}
+
 proptest! {
     #[test]
     fn no_command_panics_or_leaves_the_medium(

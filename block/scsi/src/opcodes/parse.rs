@@ -378,6 +378,23 @@ pub(super) fn release6(b: CdbBytes) -> Result<Cdb, Sense> {
     }
 }
 
+// The long forms differ in naming a third party, which is obsolete: 3RDPTY and LONGID.
+fn names_nobody(b: CdbBytes) -> Result<(), Sense> {
+    if b.byte::<1>() & 0x1e != 0 {
+        Err(Sense::INVALID_FIELD_IN_CDB)
+    } else {
+        Ok(())
+    }
+}
+
+pub(super) fn reserve10(b: CdbBytes) -> Result<Cdb, Sense> {
+    names_nobody(b).map(|()| Cdb::Reserve6)
+}
+
+pub(super) fn release10(b: CdbBytes) -> Result<Cdb, Sense> {
+    names_nobody(b).map(|()| Cdb::Release6)
+}
+
 pub(super) fn persistent_in(b: CdbBytes, action: InAction) -> Result<Cdb, Sense> {
     Ok(Cdb::PersistentReserveIn {
         action,

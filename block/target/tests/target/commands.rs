@@ -1,7 +1,6 @@
 //! Commands whose work is done by more than one thread or unit.
 
-use crate::harness::{HOST, Served, Session, Who, access, cdb10, chap, spec};
-use onggi_block_iscsi::initiator::InitiatorEvent;
+use crate::harness::{HOST, MIB, Served, Session, Who, access, cdb10, chap, spec};
 use onggi_block_target::{Access, ExportSpec, Options, Target};
 
 const MISSING_TARGET: (u8, u8, u8) = (0x0a, 0x08, 0x04);
@@ -140,52 +139,56 @@ fn overwrite(immediate: bool) -> ([u8; 10], [u8; 6]) {
     ([0x48, flags, 0, 0, 0, 0, 0, 0, 6, 0], list)
 }
 
-// Slow enough that it runs while something else is asked.
-fn slowly(options: &mut Options) {
-    options.limits.sanitize_bytes_per_second = 128 << 20;
+// A pace at which nothing is overwritten while a test looks.
+fn hardly(options: &mut Options) {
+    options.limits.sanitize_bytes_per_second = 1;
 }
 
 #[test]
 fn while_a_unit_is_sanitized_it_says_so_to_everybody() {
-    let served = Served::start_with(slowly);
+    let served = Served::start_with(hardly);
     let spec = spec(served.dir.path(), 1);
     served.client.put_export(&spec).unwrap();
+    let mut other = login(served.portal, &spec, 2);
+    let mut session = login(served.portal, &spec, 1);
+    let (cdb, list) = overwrite(true);
+    assert_eq!(sense_of(&mut session, &cdb, &list), None, "it has begun");
+    for session in [&mut session, &mut other] {
+        assert_eq!(sense_of(session, &[0; 6], &[]), Some(SANITIZE_IN_PROGRESS));
+        let asked = session.run(&[0x03, 0, 0, 0, 18, 0], &[], 18).unwrap().data;
+        assert_eq!((asked[2], asked[12], asked[13]), SANITIZE_IN_PROGRESS);
+        let write = sense_of(session, &cdb10(0x2a, 0, 512), &[1; 512]);
+        assert_eq!(write, Some(SANITIZE_IN_PROGRESS));
+        let inquiry = session.run(&[0x12, 0, 0, 0, 96, 0], &[], 96).unwrap();
+        assert_eq!(inquiry.status, 0);
+    }
+    session.logout();
+    let mut back = login(served.portal, &spec, 1);
+    assert_eq!(
+        sense_of(&mut back, &[0; 6], &[]),
+        Some(SANITIZE_IN_PROGRESS)
+    );
+}
+
+#[test]
+fn a_sanitized_unit_holds_the_pattern_or_zeros() {
+    let (served, spec) = Served::with_volume();
     let mut session = login(served.portal, &spec, 1);
     session.write(8, &[5; 512]);
     let (cdb, list) = overwrite(false);
-    session.submit(&cdb, &list, 0);
-    let mut other = login(served.portal, &spec, 2);
-    let ready = [0; 6];
-    assert_eq!(
-        sense_of(&mut other, &ready, &[]),
-        Some(SANITIZE_IN_PROGRESS)
-    );
-    let requested = other.run(&[0x03, 0, 0, 0, 18, 0], &[], 18).unwrap().data;
-    assert_eq!(
-        (requested[2], requested[12], requested[13]),
-        SANITIZE_IN_PROGRESS
-    );
-    assert_eq!(
-        sense_of(&mut other, &cdb10(0x2a, 0, 512), &[1; 512]),
-        Some(SANITIZE_IN_PROGRESS)
-    );
-    assert_eq!(
-        other.run(&[0x12, 0, 0, 0, 96, 0], &[], 96).unwrap().status,
-        0
-    );
-    assert!(matches!(session.next(), InitiatorEvent::Completed(done) if done.status == 0));
-    assert_eq!(sense_of(&mut other, &ready, &[]), None);
-    assert_eq!(other.read(8, 512), [0xab, 0xcd].repeat(256));
-    assert_eq!(
-        sense_of(&mut session, &[0x48, 2, 0, 0, 0, 0, 0, 0, 0, 0], &[]),
-        None
-    );
-    assert_eq!(other.read(8, 512), vec![0; 512]);
+    assert_eq!(sense_of(&mut session, &cdb, &list), None);
+    assert_eq!(session.read(8, 512), [0xab, 0xcd].repeat(256));
+    let last = u32::try_from((MIB << 20) / 512).unwrap() - 1;
+    assert_eq!(session.read(last, 512), [0xab, 0xcd].repeat(256));
+    let erase = [0x48, 2, 0, 0, 0, 0, 0, 0, 0, 0];
+    assert_eq!(sense_of(&mut session, &erase, &[]), None);
+    assert_eq!(session.read(8, 512), vec![0; 512]);
+    assert_eq!(session.read(last, 512), vec![0; 512]);
 }
 
 #[test]
 fn a_sanitize_that_the_target_did_not_survive_is_a_failed_one() {
-    let mut served = Served::start_with(|options| options.limits.sanitize_bytes_per_second = 1);
+    let mut served = Served::start_with(hardly);
     let spec = spec(served.dir.path(), 1);
     served.client.put_export(&spec).unwrap();
     let mut session = login(served.portal, &spec, 1);
@@ -262,4 +265,36 @@ fn an_atomic_write_is_there_and_the_log_tells_the_space() {
     let count = |at: usize| u32::from_be_bytes(told[at..at + 4].try_into().unwrap());
     assert_eq!((told[0], count(20)), (0x8c, 3), "{told:x?}");
     assert!(count(8) > 0, "some space is left");
+}
+
+#[test]
+fn unmapping_gives_a_files_space_back_and_reads_as_zeros() {
+    use std::os::unix::fs::MetadataExt;
+    let (served, spec) = Served::with_volume();
+    let mut session = login(served.portal, &spec, 1);
+    session.write(0, &vec![7; 4 << 20]);
+    assert_eq!(sense_of(&mut session, &cdb10(0x35, 0, 0), &[]), None);
+    let used = || spec.medium.path.metadata().unwrap().blocks() * 512;
+    let before = used();
+    let mut list = vec![0, 22, 0, 16, 0, 0, 0, 0];
+    list.extend(2_048u64.to_be_bytes());
+    list.extend(4_096u32.to_be_bytes());
+    list.extend([0; 4]);
+    let unmap = [0x42, 0, 0, 0, 0, 0, 0, 0, 24, 0];
+    assert_eq!(sense_of(&mut session, &unmap, &list), None);
+    assert_eq!(before - used(), 2 << 20);
+    assert_eq!(session.read(2_048, 2 << 20), vec![0; 2 << 20]);
+    let status = [0x9e, 0x12, 0, 0, 0, 0, 0, 0, 8, 0, 0, 0, 0, 24, 0, 0];
+    let told = session.run(&status, &[], 24).unwrap().data;
+    assert_eq!((&told[16..20], told[20]), (&4_096u32.to_be_bytes()[..], 1));
+    let mut ones = cdb10(0x41, 6_144, 512);
+    ones[1] = 0x08;
+    ones[7..9].copy_from_slice(&2_048u16.to_be_bytes());
+    assert_eq!(sense_of(&mut session, &ones, &[0; 512]), None);
+    assert_eq!(before - used(), 3 << 20);
+    // What is copied from holes stays a hole.
+    assert_eq!(
+        extended_copy(&mut session, &copy_list(&spec, &spec, 8)),
+        None
+    );
 }

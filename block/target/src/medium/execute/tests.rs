@@ -310,7 +310,7 @@ fn a_command_that_others_have_ended_changes_nothing_wherever_it_waits() {
     };
     let aborted = MediaResult::Failed(MediaFailure::Aborted);
     assert_eq!(carry_out(&write(), SHARE).result, aborted);
-    let inline = try_inline(write(), SHARE, &mut BytesMut::new()).unwrap();
+    let inline = try_inline(write(), SHARE, &Arc::default()).unwrap();
     assert_eq!(inline.result, aborted);
     let op = MediaOp::OrWrite {
         range: range(0, 1),
