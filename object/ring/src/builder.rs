@@ -5,7 +5,10 @@
 //! spread. The same changes with the same seed give the same ring.
 
 mod file;
+mod pickle;
 mod place;
+mod report;
+mod search;
 mod shares;
 
 use crate::device::{Device, DeviceId};
@@ -14,10 +17,13 @@ use crate::hash::PartPower;
 use crate::ring::{Ring, RingError};
 use onggi_common_units::UtcTime;
 
+pub use report::{Balance, Report, TierReport};
+pub use search::{Search, SearchError, canonical_address};
+
 /// The mark of a copy that has no device yet.
 const UNASSIGNED: u16 = u16::MAX;
-/// How much more than its share a device takes for the sake of spread, unless set otherwise.
-const OVERLOAD_DEFAULT: f64 = 0.1;
+/// The most hours a builder counts since a partition moved.
+const HOURS_MAX: u8 = u8::MAX;
 
 /// A device to be added.
 #[derive(Debug, Clone, PartialEq)]
@@ -36,6 +42,31 @@ pub struct NewDevice {
     pub weight: f64,
     /// What its operator notes about it.
     pub meta: String,
+    /// The address replication uses, where it is another one.
+    pub replication_ip: Option<String>,
+    /// The port replication uses, where it is another one.
+    pub replication_port: Option<u16>,
+}
+
+/// What is to be changed about a device; what is `None` stays.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct DeviceChange {
+    /// Its region.
+    pub region: Option<u32>,
+    /// Its zone.
+    pub zone: Option<u32>,
+    /// Its node's address.
+    pub ip: Option<String>,
+    /// Its node's port.
+    pub port: Option<u16>,
+    /// The address replication uses.
+    pub replication_ip: Option<String>,
+    /// The port replication uses.
+    pub replication_port: Option<u16>,
+    /// Its name on the node.
+    pub device: Option<String>,
+    /// What its operator notes about it.
+    pub meta: Option<String>,
 }
 
 impl NewDevice {
@@ -51,6 +82,8 @@ impl NewDevice {
             device,
             weight,
             meta: String::new(),
+            replication_ip: None,
+            replication_port: None,
         }
     }
 }
@@ -90,6 +123,24 @@ pub enum BuilderError {
         /// The number.
         id: DeviceId,
     },
+    /// Two devices would be the same one.
+    #[error("device {id} already uses {address}/{device}")]
+    Taken {
+        /// The one that is there.
+        id: DeviceId,
+        /// Its node.
+        address: String,
+        /// Its name there.
+        device: String,
+    },
+    /// A partition with two copies on one device.
+    #[error("partition {partition} has more than one copy on device {device}")]
+    Doubled {
+        /// The partition.
+        partition: usize,
+        /// The device.
+        device: u16,
+    },
     /// All numbers are taken.
     #[error("the ring is full: it has 65,535 devices")]
     Full,
@@ -120,9 +171,11 @@ pub enum BuilderError {
 pub struct Rebalanced {
     /// Copies that have a new device.
     pub moved: usize,
-    /// How far the worst device is from its share, in percent of it.
+    /// Devices that were removed for good.
+    pub removed: usize,
+    /// How far the worst device is from its weight's share, in percent of it.
     pub balance: f64,
-    /// Percent of partitions whose copies stand closer together than they should.
+    /// Percent of copies that stand closer to another than they should.
     pub dispersion: f64,
 }
 
@@ -134,12 +187,20 @@ pub struct RingBuilder {
     min_part_hours: u32,
     overload: f64,
     version: u64,
+    /// The name Swift's tools give a builder at its first save.
+    id: Option<String>,
+    /// Whether devices changed since the last rebalance.
+    devices_changed: bool,
+    /// As of the last rebalance.
+    dispersion: Option<f64>,
     devices: Vec<Option<Device>>,
     /// Devices that are gone, until a rebalance has moved their partitions.
     removed: Vec<DeviceId>,
     table: Vec<Vec<u16>>,
-    /// By partition: the hour since 1970 in which a copy of it was last moved; 0 for never.
-    moved_hours: Vec<u32>,
+    /// By partition: hours from the last move of a copy of it to `rested_at`, at most 255.
+    rested_hours: Vec<u8>,
+    /// Seconds since 1970 to which `rested_hours` count.
+    rested_at: u64,
 }
 
 fn check_weight(weight: f64) -> Result<(), BuilderError> {
@@ -165,12 +226,16 @@ impl RingBuilder {
             part_power,
             replicas: 0.0,
             min_part_hours,
-            overload: OVERLOAD_DEFAULT,
+            overload: 0.0,
             version: 0,
+            id: None,
+            devices_changed: false,
+            dispersion: Some(0.0),
             devices: Vec::new(),
             removed: Vec::new(),
             table: Vec::new(),
-            moved_hours: vec![0; parts],
+            rested_hours: vec![0; parts],
+            rested_at: 0,
         };
         builder.set_replicas(replicas)?;
         builder.version = 0;
@@ -231,8 +296,8 @@ impl RingBuilder {
             id,
             region: new.region,
             zone: new.zone,
-            replication_ip: Some(new.ip.clone()),
-            replication_port: Some(new.port),
+            replication_ip: Some(new.replication_ip.unwrap_or_else(|| new.ip.clone())),
+            replication_port: Some(new.replication_port.unwrap_or(new.port)),
             ip: new.ip,
             port: new.port,
             device: new.device,
@@ -243,7 +308,7 @@ impl RingBuilder {
             self.devices.push(None);
         }
         self.devices[index] = Some(device);
-        self.version += 1;
+        self.note_change();
         Ok(id)
     }
 
@@ -254,7 +319,7 @@ impl RingBuilder {
     pub fn remove(&mut self, id: DeviceId) -> Result<(), BuilderError> {
         self.device_mut(id)?.weight = 0.0;
         self.removed.push(id);
-        self.version += 1;
+        self.note_change();
         Ok(())
     }
 
@@ -265,22 +330,64 @@ impl RingBuilder {
     pub fn set_weight(&mut self, id: DeviceId, weight: f64) -> Result<(), BuilderError> {
         check_weight(weight)?;
         self.device_mut(id)?.weight = weight;
-        self.version += 1;
+        self.note_change();
         Ok(())
     }
 
-    /// Changes where a device is reached: its node's address and port, and its name there.
+    /// Changes where a device stands, how it is reached, or what is noted about it.
     ///
     /// # Errors
-    /// When there is no such device.
-    pub fn set_address(&mut self, id: DeviceId, ip: &str, port: u16) -> Result<(), BuilderError> {
-        let device = self.device_mut(id)?;
-        ip.clone_into(&mut device.ip);
-        device.port = port;
-        device.replication_ip = Some(ip.to_owned());
-        device.replication_port = Some(port);
+    /// When there is no such device, or another one has that address and name.
+    pub fn change(&mut self, id: DeviceId, change: DeviceChange) -> Result<(), BuilderError> {
+        let mut device = self.device_mut(id)?.clone();
+        let moves = change.region.is_some() || change.zone.is_some();
+        device.region = change.region.unwrap_or(device.region);
+        device.zone = change.zone.unwrap_or(device.zone);
+        device.ip = change.ip.unwrap_or(device.ip);
+        device.port = change.port.unwrap_or(device.port);
+        device.device = change.device.unwrap_or(device.device);
+        device.meta = change.meta.unwrap_or(device.meta);
+        device.replication_ip = change.replication_ip.or(device.replication_ip);
+        device.replication_port = change.replication_port.or(device.replication_port);
+        let same = |known: &&Device| {
+            known.id != id
+                && known.ip == device.ip
+                && known.port == device.port
+                && known.device == device.device
+        };
+        if let Some(known) = self.devices().find(same) {
+            return Err(BuilderError::Taken {
+                id: known.id,
+                address: known.address(),
+                device: known.device.clone(),
+            });
+        }
+        *self.device_mut(id)? = device;
         self.version += 1;
+        self.devices_changed |= moves;
         Ok(())
+    }
+
+    /// Changes how many hours a partition rests between moves.
+    pub const fn set_min_part_hours(&mut self, hours: u32) {
+        self.min_part_hours = hours;
+        self.version += 1;
+    }
+
+    /// Lets every partition move at the next rebalance, as if it had rested for long.
+    pub fn pretend_min_part_hours_passed(&mut self) {
+        self.rested_at = 0;
+        self.rested_hours.fill(HOURS_MAX);
+    }
+
+    /// Gives the builder a name, if it has none.
+    pub fn name_once(&mut self, id: impl FnOnce() -> String) {
+        self.id.get_or_insert_with(id);
+    }
+
+    fn note_change(&mut self) {
+        self.version += 1;
+        self.devices_changed = true;
     }
 
     fn device_mut(&mut self, id: DeviceId) -> Result<&mut Device, BuilderError> {
@@ -312,6 +419,96 @@ impl RingBuilder {
     #[must_use]
     pub const fn version(&self) -> u64 {
         self.version
+    }
+
+    /// Hours a partition rests between moves.
+    #[must_use]
+    pub const fn min_part_hours(&self) -> u32 {
+        self.min_part_hours
+    }
+
+    /// Seconds until a partition that moved in the last rebalance may move again.
+    #[must_use]
+    pub fn rest_seconds_left(&self, now: UtcTime) -> u64 {
+        let rested = now.seconds().saturating_sub(self.rested_at);
+        (u64::from(self.min_part_hours) * 3_600).saturating_sub(rested)
+    }
+
+    /// How much more than its share a device takes for the sake of spread.
+    #[must_use]
+    pub const fn overload(&self) -> f64 {
+        self.overload
+    }
+
+    /// The builder's name, when it was saved before.
+    #[must_use]
+    pub fn id(&self) -> Option<&str> {
+        self.id.as_deref()
+    }
+
+    /// Percent of copies that stand closer to another than they should, as of the last rebalance.
+    #[must_use]
+    pub const fn dispersion(&self) -> Option<f64> {
+        self.dispersion
+    }
+
+    /// Whether devices changed since the last rebalance.
+    #[must_use]
+    pub const fn devices_changed(&self) -> bool {
+        self.devices_changed
+    }
+
+    /// Whether a device is to leave at the next rebalance.
+    #[must_use]
+    pub fn is_removed(&self, id: DeviceId) -> bool {
+        self.removed.contains(&id)
+    }
+
+    /// Whether partitions have devices yet.
+    #[must_use]
+    pub fn is_balanced_once(&self) -> bool {
+        !self.table.is_empty()
+    }
+
+    /// The partitions of which any of these devices keeps a copy, each with how many do; most copies first.
+    #[must_use]
+    pub fn partitions_of(&self, devices: &[DeviceId]) -> Vec<(usize, usize)> {
+        let mut wanted = vec![false; self.devices.len()];
+        for id in devices {
+            if let Some(flag) = wanted.get_mut(id.index()) {
+                *flag = true;
+            }
+        }
+        let mut counts = vec![0; self.rested_hours.len()];
+        for row in &self.table {
+            for (partition, id) in row.iter().enumerate() {
+                counts[partition] += usize::from(wanted.get(usize::from(*id)) == Some(&true));
+            }
+        }
+        let found = counts
+            .into_iter()
+            .enumerate()
+            .filter(|(_, count)| *count > 0);
+        let mut found: Vec<(usize, usize)> = found.collect();
+        found.sort_by_key(|(_, count)| core::cmp::Reverse(*count));
+        found
+    }
+
+    /// Makes a builder from a finished ring, where the builder was lost. When partitions moved last is not known.
+    ///
+    /// # Errors
+    /// When the ring's replica count is not from 1 to 64.
+    pub fn from_ring(ring: &Ring, min_part_hours: u32) -> Result<Self, BuilderError> {
+        let power = ring.part_power();
+        let copies: usize = ring.table.iter().map(Vec::len).sum();
+        let copies = f64::from(u32::try_from(copies).unwrap_or(u32::MAX));
+        let replicas = copies / f64::from(power.partitions());
+        let mut builder = Self::new(power, replicas, min_part_hours)?;
+        builder.devices.clone_from(&ring.devices);
+        builder.table.clone_from(&ring.table);
+        builder.version = ring.version().unwrap_or(0);
+        builder.dispersion = None;
+        Ok(builder)
     }
 
     /// The finished ring.

@@ -10,7 +10,10 @@ pub mod file;
 pub mod hash;
 pub mod ring;
 
-pub use builder::{BuilderError, NewDevice, Rebalanced, RingBuilder};
+pub use builder::{
+    Balance, BuilderError, DeviceChange, NewDevice, Rebalanced, Report, RingBuilder, Search,
+    SearchError, TierReport, canonical_address,
+};
 pub use device::{Device, DeviceId};
 pub use file::RingFileError;
 pub use hash::{HashSecrets, PartPower, Partition, PathHash};

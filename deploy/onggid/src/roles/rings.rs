@@ -12,6 +12,8 @@ use std::path::{Path, PathBuf};
 const RINGS: [&str; 3] = ["account", "container", "object"];
 /// Hours between two moves of one partition's copies.
 const MIN_PART_HOURS: u32 = 1;
+/// How much more than its share a device takes for the sake of spread.
+const OVERLOAD: f64 = 0.1;
 
 /// The folder of the ring files.
 pub(crate) fn folder(config: &Config, object: &Object) -> PathBuf {
@@ -41,6 +43,7 @@ pub(crate) fn make_missing(config: &Config, object: &Object, now: UtcTime) -> Re
 fn make(object: &Object, path: &Path, now: UtcTime) -> Result<()> {
     let power = PartPower::new(object.part_power).context("part_power")?;
     let mut builder = RingBuilder::new(power, f64::from(object.replicas.get()), MIN_PART_HOURS)?;
+    builder.set_overload(OVERLOAD)?;
     for node in &object.nodes {
         let ip = node.address.ip().to_string();
         for name in &node.devices {

@@ -3,6 +3,7 @@
 use super::shares::Tree;
 use super::{BuilderError, Rebalanced, RingBuilder, UNASSIGNED};
 use onggi_common_units::UtcTime;
+use std::collections::BTreeMap;
 
 /// Shares are sums of fractions: this much is no difference.
 const EPSILON: f64 = 1e-6;
@@ -50,10 +51,42 @@ struct Work<'a> {
     tree: Tree,
     /// Copies each place still wants, by place.
     wants: Vec<i64>,
-    /// Copies each device should hold in all, by place.
-    target: Vec<i64>,
+    /// What a copy more or less is to each place, by place: one over its share.
+    step: Vec<f64>,
+    /// Copies of one partition each place holds at most, by place.
+    most: Vec<u32>,
+    /// The place of each device, by number.
+    leaf_of: Vec<Option<usize>>,
     /// By partition: whether a copy of it may move now.
     movable: Vec<bool>,
+    here: Here,
+}
+
+/// How many copies of one partition each place holds.
+#[derive(Default)]
+struct Here {
+    counts: Vec<u32>,
+    marked: Vec<usize>,
+}
+
+impl Here {
+    fn add(&mut self, tree: &Tree, leaf: usize) {
+        let mut index = leaf;
+        loop {
+            self.counts[index] += 1;
+            self.marked.push(index);
+            if index == 0 {
+                return;
+            }
+            index = tree.places[index].parent;
+        }
+    }
+
+    fn clear(&mut self) {
+        for index in self.marked.drain(..) {
+            self.counts[index] = 0;
+        }
+    }
 }
 
 pub(super) fn rebalance(
@@ -71,53 +104,79 @@ pub(super) fn rebalance(
     }
     tree.share_out(builder.replicas, builder.overload);
     let before = builder.table.clone();
-    let hour = u32::try_from(now.seconds() / 3_600).unwrap_or(u32::MAX);
+    rest(builder, now);
     let mut random = Random(seed);
-    let mut work = Work::new(builder, tree, hour);
+    let mut work = Work::new(builder, tree);
     work.resize();
     work.take_from_absent();
     work.take_from_crowded(&mut random);
     work.take_from_overfull(&mut random);
     work.assign(&mut random);
-    let (balance, dispersion) = (work.balance(), work.dispersion());
-    let moved = finish(builder, &before, hour);
+    let (moved, removed) = finish(builder, &before);
+    let dispersion = builder.report().dispersion;
+    builder.dispersion = Some(dispersion);
     Ok(Rebalanced {
         moved,
-        balance,
+        removed,
+        balance: builder.balance(),
         dispersion,
     })
 }
 
+/// Adds the whole hours since the last rebalance to what every partition has rested.
+fn rest(builder: &mut RingBuilder, now: UtcTime) {
+    let hours = now.seconds().saturating_sub(builder.rested_at) / 3_600;
+    if hours == 0 {
+        return;
+    }
+    let hours = u8::try_from(hours).unwrap_or(u8::MAX);
+    for rested in &mut builder.rested_hours {
+        *rested = rested.saturating_add(hours);
+    }
+    builder.rested_at = now.seconds();
+}
+
 /// Notes what moved, and forgets the devices that are gone.
-fn finish(builder: &mut RingBuilder, before: &[Vec<u16>], hour: u32) -> usize {
+fn finish(builder: &mut RingBuilder, before: &[Vec<u16>]) -> (usize, usize) {
     let mut moved = 0;
     for (replica, row) in builder.table.iter().enumerate() {
         for (partition, id) in row.iter().enumerate() {
             let old = before.get(replica).and_then(|row| row.get(partition));
             if old != Some(id) {
                 moved += 1;
-                builder.moved_hours[partition] = hour;
+                builder.rested_hours[partition] = 0;
             }
         }
     }
-    for id in core::mem::take(&mut builder.removed) {
+    let removed = core::mem::take(&mut builder.removed);
+    for id in &removed {
         builder.devices[id.index()] = None;
     }
     builder.version += 1;
-    moved
+    builder.devices_changed = false;
+    (moved, removed.len())
 }
 
 impl<'a> Work<'a> {
-    fn new(builder: &'a mut RingBuilder, tree: Tree, hour: u32) -> Self {
+    fn new(builder: &'a mut RingBuilder, tree: Tree) -> Self {
         let least = builder.min_part_hours;
-        let rested = |moved: &u32| *moved == 0 || hour.saturating_sub(*moved) >= least;
-        let movable = builder.moved_hours.iter().map(rested).collect();
-        let places = tree.places.len();
+        let movable = builder.rested_hours.iter();
+        let movable = movable.map(|rested| u32::from(*rested) >= least).collect();
+        let places = &tree.places;
+        let step = places.iter().map(|place| 1.0 / place.share.max(EPSILON));
+        let most = places.iter().map(|place| most_of(place.share));
+        let leaf_of = (0..builder.devices.len()).map(|id| tree.place_of.get(&id).copied());
         let mut work = Self {
+            wants: vec![0; places.len()],
+            step: step.collect(),
+            most: most.collect(),
+            leaf_of: leaf_of.collect(),
+            here: Here {
+                counts: vec![0; places.len()],
+                marked: Vec::new(),
+            },
             builder,
             tree,
-            wants: vec![0; places],
-            target: vec![0; places],
             movable,
         };
         work.set_targets();
@@ -125,7 +184,7 @@ impl<'a> Work<'a> {
     }
 
     fn partitions(&self) -> usize {
-        self.builder.moved_hours.len()
+        self.builder.rested_hours.len()
     }
 
     /// Copies in all: whole rows, and the fraction of one.
@@ -139,10 +198,11 @@ impl<'a> Work<'a> {
         let partitions = float(i64::from(self.builder.part_power.partitions()));
         let mut rest = i64::try_from(self.copies()).unwrap_or(i64::MAX);
         let mut remainders: Vec<(f64, usize)> = Vec::new();
+        let mut targets: BTreeMap<usize, i64> = BTreeMap::new();
         for leaf in self.tree.place_of.values() {
             let exact = self.tree.places[*leaf].share * partitions;
             let floor = whole(exact + EPSILON);
-            self.target[*leaf] = floor;
+            targets.insert(*leaf, floor);
             rest -= floor;
             remainders.push((exact - float(floor), *leaf));
         }
@@ -151,11 +211,10 @@ impl<'a> Work<'a> {
             if rest <= 0 {
                 break;
             }
-            self.target[leaf] += 1;
+            *targets.entry(leaf).or_default() += 1;
             rest -= 1;
         }
-        for leaf in self.tree.place_of.values().copied().collect::<Vec<_>>() {
-            let target = self.target[leaf];
+        for (leaf, target) in targets {
             self.change_wants(leaf, target);
         }
     }
@@ -184,22 +243,21 @@ impl<'a> Work<'a> {
         for (row, length) in self.builder.table.iter_mut().zip(rows) {
             row.resize(length, UNASSIGNED);
         }
-        for id in self
-            .builder
-            .table
-            .iter()
-            .flatten()
-            .copied()
-            .collect::<Vec<_>>()
-        {
-            if let Some(leaf) = self.leaf(id) {
-                self.change_wants(leaf, -1);
+        let mut held = vec![0i64; self.leaf_of.len()];
+        for id in self.builder.table.iter().flatten() {
+            if let Some(count) = held.get_mut(usize::from(*id)) {
+                *count += 1;
+            }
+        }
+        for (id, count) in held.into_iter().enumerate() {
+            if let Some(leaf) = self.leaf_of[id] {
+                self.change_wants(leaf, -count);
             }
         }
     }
 
     fn leaf(&self, id: u16) -> Option<usize> {
-        self.tree.place_of.get(&usize::from(id)).copied()
+        *self.leaf_of.get(usize::from(id))?
     }
 
     fn take(&mut self, replica: usize, partition: usize) {
@@ -229,21 +287,20 @@ impl<'a> Work<'a> {
         }
     }
 
-    /// How many copies of a partition a place holds.
-    fn count(&self, partition: usize, place: usize) -> i64 {
-        let rows = self.builder.table.iter();
-        let holders = rows.filter_map(|row| self.leaf(*row.get(partition)?));
-        let inside = |leaf: usize| {
-            let mut index = leaf;
-            while index != place && index != 0 {
-                index = self.tree.places[index].parent;
+    /// Counts where the copies of a partition are, until the next call.
+    fn look_at(&mut self, partition: usize) {
+        self.here.clear();
+        for row in &self.builder.table {
+            let leaf = row
+                .get(partition)
+                .and_then(|id| *self.leaf_of.get(usize::from(*id))?);
+            if let Some(leaf) = leaf {
+                self.here.add(&self.tree, leaf);
             }
-            index == place
-        };
-        i64::try_from(holders.filter(|leaf| inside(*leaf)).count()).unwrap_or(i64::MAX)
+        }
     }
 
-    /// The first copy of a partition that stands where there are too many of it.
+    /// The first copy of the partition looked at that stands where there are too many of it.
     fn crowded(&self, partition: usize) -> Option<usize> {
         for (replica, row) in self.builder.table.iter().enumerate() {
             let Some(leaf) = row.get(partition).and_then(|id| self.leaf(*id)) else {
@@ -251,8 +308,7 @@ impl<'a> Work<'a> {
             };
             let mut index = leaf;
             while index != 0 {
-                let most = whole((self.tree.places[index].share - EPSILON).ceil()).max(1);
-                if self.count(partition, index) > most {
+                if self.here.counts[index] > self.most[index] {
                     return Some(replica);
                 }
                 index = self.tree.places[index].parent;
@@ -272,6 +328,7 @@ impl<'a> Work<'a> {
             if !self.movable[partition] {
                 continue;
             }
+            self.look_at(partition);
             if let Some(replica) = self.crowded(partition) {
                 self.take(replica, partition);
             }
@@ -300,55 +357,67 @@ impl<'a> Work<'a> {
     /// Gives every copy without a device one.
     fn assign(&mut self, random: &mut Random) {
         for partition in self.shuffled(random) {
-            for replica in 0..self.builder.table.len() {
-                if self.builder.table[replica].get(partition) != Some(&UNASSIGNED) {
-                    continue;
-                }
-                let best = self
-                    .best(partition, 0, true)
-                    .or_else(|| self.best(partition, 0, false));
-                let Some(leaf) = best else { continue };
-                let device = self.tree.places[leaf]
-                    .device
-                    .and_then(|id| u16::try_from(id).ok());
-                self.builder.table[replica][partition] = device.unwrap_or(UNASSIGNED);
-                self.change_wants(leaf, -1);
-            }
-        }
-    }
-
-    /// The best device below a place: at each tier the child with the fewest copies of the partition, and among those
-    /// the one that wants most in proportion to its share.
-    fn best(&self, partition: usize, place: usize, wanting_only: bool) -> Option<usize> {
-        if self.tree.places[place].device.is_some() {
-            return (self.count(partition, place) == 0).then_some(place);
-        }
-        let mut children: Vec<(i64, f64, usize)> = Vec::new();
-        for child in &self.tree.places[place].children {
-            let wants = self.wants[*child];
-            if wanting_only && wants <= 0 {
+            let rows = 0..self.builder.table.len();
+            let is_open =
+                |replica: &usize| self.builder.table[*replica].get(partition) == Some(&UNASSIGNED);
+            let open: Vec<usize> = rows.filter(is_open).collect();
+            if open.is_empty() {
                 continue;
             }
-            let share = self.tree.places[*child].share.max(EPSILON);
-            children.push((self.count(partition, *child), -float(wants) / share, *child));
+            self.look_at(partition);
+            for replica in open {
+                let best = self.best(0, true).or_else(|| self.best(0, false));
+                let Some(leaf) = best else { continue };
+                let device = self.tree.places[leaf].device;
+                let device = device.and_then(|id| u16::try_from(id).ok());
+                self.builder.table[replica][partition] = device.unwrap_or(UNASSIGNED);
+                self.change_wants(leaf, -1);
+                self.here.add(&self.tree, leaf);
+            }
         }
-        children.sort_by(|a, b| a.0.cmp(&b.0).then(a.1.total_cmp(&b.1)).then(a.2.cmp(&b.2)));
-        children
-            .into_iter()
-            .find_map(|(_, _, child)| self.best(partition, child, wanting_only))
     }
 
-    fn balance(&self) -> f64 {
-        let off = |leaf: &usize| {
-            let target = float(self.target[*leaf].max(1));
-            float(self.wants[*leaf].abs()) * 100.0 / target
-        };
-        self.tree.place_of.values().map(off).fold(0.0, f64::max)
+    /// The best device below a place: at each tier the child with the fewest copies of the partition looked at, and
+    /// among those the one that wants most in proportion to its share.
+    fn best(&self, place: usize, wanting_only: bool) -> Option<usize> {
+        if self.tree.places[place].device.is_some() {
+            return (self.here.counts[place] == 0).then_some(place);
+        }
+        let mut last = None;
+        // Most often the first child has a device; the next is looked for only when it has not.
+        loop {
+            let mut next: Option<(u32, f64, usize)> = None;
+            for child in &self.tree.places[place].children {
+                let wants = self.wants[*child];
+                if wanting_only && wants <= 0 {
+                    continue;
+                }
+                let rank = (
+                    self.here.counts[*child],
+                    -float(wants) * self.step[*child],
+                    *child,
+                );
+                if last.is_none_or(|last| is_before(last, rank))
+                    && next.is_none_or(|next| is_before(rank, next))
+                {
+                    next = Some(rank);
+                }
+            }
+            last = next;
+            let (_, _, child) = next?;
+            if let Some(leaf) = self.best(child, wanting_only) {
+                return Some(leaf);
+            }
+        }
     }
+}
 
-    fn dispersion(&self) -> f64 {
-        let crowded = (0..self.partitions()).filter(|partition| self.crowded(*partition).is_some());
-        let crowded = i64::try_from(crowded.count()).unwrap_or(i64::MAX);
-        float(crowded) * 100.0 / float(i64::from(self.builder.part_power.partitions()))
-    }
+fn is_before(a: (u32, f64, usize), b: (u32, f64, usize)) -> bool {
+    let order = a.0.cmp(&b.0).then(a.1.total_cmp(&b.1));
+    order.then(a.2.cmp(&b.2)).is_lt()
+}
+
+/// Copies of one partition a place with such a share holds at most.
+fn most_of(share: f64) -> u32 {
+    u32::try_from(whole((share - EPSILON).ceil()).max(1)).unwrap_or(u32::MAX)
 }

@@ -90,13 +90,7 @@ impl Tree {
     pub(super) fn share_out(&mut self, replicas: f64, overload: f64) {
         let by_weight = self.by_weight(replicas);
         let by_spread = self.by_spread(replicas);
-        // Spread costs some devices more than their weight's share; overload limits how much more.
-        let needed = by_weight
-            .iter()
-            .zip(&by_spread)
-            .filter(|(weighted, _)| **weighted > 0.0)
-            .map(|(weighted, spread)| spread / weighted - 1.0)
-            .fold(0.0, f64::max);
+        let needed = needed(&by_weight, &by_spread);
         let part = if needed <= overload {
             1.0
         } else {
@@ -105,6 +99,11 @@ impl Tree {
         for (index, place) in self.places.iter_mut().enumerate() {
             place.share = by_weight[index] + (by_spread[index] - by_weight[index]) * part;
         }
+    }
+
+    /// The overload that lets copies spread as widely as can be.
+    pub(super) fn required_overload(&self, replicas: f64) -> f64 {
+        needed(&self.by_weight(replicas), &self.by_spread(replicas))
     }
 
     /// Shares by weight alone, but never two copies on one device.
@@ -175,6 +174,15 @@ impl Tree {
         }
         all
     }
+}
+
+/// Spread costs some devices more than their weight's share; overload limits how much more.
+fn needed(by_weight: &[f64], by_spread: &[f64]) -> f64 {
+    let pairs = by_weight.iter().zip(by_spread);
+    pairs
+        .filter(|(weighted, _)| **weighted > 0.0)
+        .map(|(weighted, spread)| spread / weighted - 1.0)
+        .fold(0.0, f64::max)
 }
 
 /// Splits an amount by weights, each part within its bounds.

@@ -240,3 +240,33 @@ proptest! {
         }
     }
 }
+
+/// Prints how long a large cluster's first rebalance and one after a change take. A measurement, not a test: run it
+/// by its name with `ONGGI_LONG=1`.
+#[test]
+fn a_thousand_devices_at_part_power_twenty() {
+    if std::env::var_os("ONGGI_LONG").is_none() {
+        println!("skipped, because it takes long: set ONGGI_LONG=1");
+        return;
+    }
+    for (zones, nodes, disks) in [(4, 32, 8), (1, 1024, 1)] {
+        let mut builder = builder(20, 3.0);
+        for zone in 0..zones {
+            for node in 0..nodes {
+                for disk in 0..disks {
+                    let ip = format!("10.{zone}.{}.{}", node / 250, node % 250);
+                    let name = format!("d{disk}");
+                    let new = NewDevice::new(1, zone, &ip, 6200, &name, 100.0);
+                    builder.add(new).unwrap();
+                }
+            }
+        }
+        let first = builder.rebalance(1, at(0)).unwrap();
+        builder.set_weight(DeviceId::new(7), 0.0).unwrap();
+        let second = builder.rebalance(1, at(5)).unwrap();
+        println!("{zones} zones of {nodes} nodes of {disks} disks: {first:?}, then {second:?}");
+        assert!(first.dispersion == 0.0 && first.balance < 1.0);
+        let bytes = builder.to_bytes();
+        assert_eq!(RingBuilder::from_bytes(&bytes), Ok(builder));
+    }
+}
