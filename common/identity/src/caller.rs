@@ -1,6 +1,6 @@
 //! Who sends a request, as services see it.
 
-use crate::options::RESELLER_PREFIX;
+use crate::options::{RESELLER_PREFIX, SERVICE_PREFIX};
 use crate::token::{AuditId, Claims, Scope};
 use onggi_common_units::UtcTime;
 
@@ -160,6 +160,21 @@ impl Caller {
         self.is_reseller_admin() || (is_owner && self.account.as_deref() == Some(account))
     }
 
+    /// Whether the caller owns the account that services keep of its own account: only while a service vouches for it.
+    #[must_use]
+    pub fn owns_service_account(&self, account: &str, service: Option<&Self>) -> bool {
+        let (Some(service), Some(own)) = (service, self.account.as_deref()) else {
+            return false;
+        };
+        let vouches = service.is_service()
+            || (service.is_v1_user && service.groups.iter().any(|group| group == SERVICE));
+        let own = own.strip_prefix(RESELLER_PREFIX);
+        vouches
+            && own.is_some()
+            && account.strip_prefix(SERVICE_PREFIX) == own
+            && self.owns_account(&format!("{RESELLER_PREFIX}{}", own.unwrap_or_default()))
+    }
+
     /// Whether the caller may read everything in an object account: an owner, or a reader of its project.
     #[must_use]
     pub fn reads_account(&self, account: &str) -> bool {
@@ -260,6 +275,12 @@ mod tests {
         assert!(!tester.owns_account("test"), "a group is not an account");
         let tester3 = v1("tester3", &[]);
         assert!(!tester3.owns_account("AUTH_test") && !tester3.reads_account("AUTH_test"));
+        let service = v1("glance", &["service"]);
+        assert!(tester.owns_service_account("SERVICE_test", Some(&service)));
+        assert!(!tester.owns_service_account("SERVICE_test", None));
+        assert!(!tester.owns_service_account("SERVICE_test", Some(&tester)));
+        assert!(!tester.owns_service_account("SERVICE_test2", Some(&service)));
+        assert!(!tester3.owns_service_account("SERVICE_test", Some(&service)));
         let reseller = v1("tester6", &[".reseller_admin"]);
         assert!(reseller.owns_account("AUTH_other") && !reseller.is_admin());
     }

@@ -10,6 +10,9 @@ pub const TOKEN_LIFETIME: Duration = Duration::from_secs(3_600);
 /// What an account's name begins with.
 pub const RESELLER_PREFIX: &str = "AUTH_";
 
+/// What the name of an account begins with that a service keeps for a user.
+pub const SERVICE_PREFIX: &str = "SERVICE_";
+
 /// A user of v1 authentication who lives in the configuration, as tempauth's do.
 #[derive(Debug, Clone, serde::Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -9,6 +9,7 @@
 
 mod block;
 mod faults;
+mod functional;
 mod initiator;
 mod live_guest;
 mod needs;
@@ -44,6 +45,7 @@ fn main() -> ExitCode {
         live_guest::SCENARIOS,
         powercut::SCENARIOS,
         faults::SCENARIOS,
+        functional::SCENARIOS,
     ]
     .concat();
     let (mut passed, mut failed, mut skipped, mut filtered) = (0, 0, 0, 0);

@@ -34,6 +34,7 @@ impl Listed for ObjectRecord {
             bytes: self.length,
             content_type: self.content_type.clone(),
             last_modified: self.timestamp(),
+            annotations: self.annotations.clone(),
         }
     }
 }

@@ -44,6 +44,12 @@ pub enum AclError {
     /// A referrer without a host.
     #[error("No host/domain value after referrer designation in ACL")]
     NoHost,
+    /// An account's ACL that is none.
+    #[error("X-Account-Access-Control invalid: {what}")]
+    Account {
+        /// Why.
+        what: String,
+    },
     /// A referrer in a write ACL.
     #[error("Referrers not allowed in write ACL")]
     ReferrerInWrite,
@@ -123,6 +129,72 @@ impl AccessControl {
     }
 }
 
+/// What an account's ACL gives a caller; the greatest counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum AccountRight {
+    /// To read everything in the account.
+    ReadOnly,
+    /// To change containers and objects as well.
+    ReadWrite,
+    /// To do what its owner does.
+    Admin,
+}
+
+/// An account's ACL: a JSON object of the keys `admin`, `read-write` and `read-only`, each a list of groups.
+#[derive(Debug, Clone, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct AccountAcl {
+    /// Who does what the owner does.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub admin: Vec<String>,
+    /// Who reads and writes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub read_write: Vec<String>,
+    /// Who reads.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub read_only: Vec<String>,
+}
+
+impl AccountAcl {
+    /// Reads the text of the header. No text, or no groups, is no ACL.
+    ///
+    /// # Errors
+    /// When the text is too long, no JSON, or of another form.
+    pub fn parse(text: &str) -> Result<Self, AclError> {
+        if text.len() > ACL_BYTES_MAX {
+            return Err(AclError::TooLong);
+        }
+        if text.trim().is_empty() {
+            return Ok(Self::default());
+        }
+        serde_json::from_str(text).map_err(|error| AclError::Account {
+            what: error.to_string(),
+        })
+    }
+
+    /// The text as it is kept and shown; empty when nobody is named.
+    #[must_use]
+    pub fn text(&self) -> String {
+        if *self == Self::default() {
+            return String::new();
+        }
+        serde_json::to_string(self).unwrap_or_default()
+    }
+
+    /// The greatest right that any of these groups has.
+    #[must_use]
+    pub fn right_of(&self, groups: &[String]) -> Option<AccountRight> {
+        let has = |list: &[String]| list.iter().any(|entry| groups.contains(entry));
+        if has(&self.admin) {
+            Some(AccountRight::Admin)
+        } else if has(&self.read_write) {
+            Some(AccountRight::ReadWrite)
+        } else {
+            has(&self.read_only).then_some(AccountRight::ReadOnly)
+        }
+    }
+}
+
 fn referrer(item: &str) -> Option<&str> {
     let (word, host) = item.split_once(':')?;
     matches!(word.trim(), ".r" | ".ref" | ".referer" | ".referrer").then(|| host.trim())
@@ -191,6 +263,25 @@ mod tests {
         assert!(!caller(&["test2", "test2:tester3"]));
         assert!(!caller(&["TEST"]), "names are compared as they are");
         assert!(!acl.admits_caller(&NOBODY));
+    }
+
+    #[test]
+    fn an_accounts_acl_gives_the_greatest_right_and_is_exact() {
+        let acl = AccountAcl::parse(r#"{"admin":["a"],"read-only":["a","b"]}"#).unwrap();
+        let right = |group: &str| acl.right_of(&[group.to_owned()]);
+        assert_eq!(right("a"), Some(AccountRight::Admin));
+        assert_eq!(right("b"), Some(AccountRight::ReadOnly));
+        assert_eq!(right("A"), None);
+        assert_eq!(AccountAcl::parse("{}").unwrap().text(), "");
+        for bad in [
+            "x",
+            "[]",
+            r#"{"other":[]}"#,
+            r#"{"admin":"a"}"#,
+            r#"{"admin":[1]}"#,
+        ] {
+            assert!(AccountAcl::parse(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

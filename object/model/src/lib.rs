@@ -9,6 +9,7 @@ pub mod etag;
 pub mod info;
 pub mod limits;
 pub mod listing;
+pub mod manifest;
 pub mod metadata;
 pub mod name;
 pub mod path;

@@ -3,10 +3,12 @@
 mod query;
 mod render;
 
+pub(crate) use query::pairs;
 pub use query::{ListingFormat, ListingQuery, ListingQueryError, Visit, past_prefix};
-pub use render::Line;
+pub use render::{Line, escape_xml};
 
 use crate::etag::Etag;
+use crate::metadata::Metadata;
 use crate::name::{ContainerName, ObjectName};
 use onggi_common_units::Timestamp;
 
@@ -29,6 +31,9 @@ pub struct ObjectRecord {
     pub etag: Etag,
     /// What they are said to be.
     pub content_type: String,
+    /// What else its line says, set with its bytes: see [`crate::listing::annotation`].
+    #[serde(default, skip_serializing_if = "Metadata::is_empty")]
+    pub annotations: Metadata,
 }
 
 impl ObjectRecord {
@@ -77,6 +82,34 @@ pub struct ObjectEntry {
     pub content_type: String,
     /// When it was last changed.
     pub last_modified: Timestamp,
+    /// What else the line says: see [`crate::listing::annotation`].
+    #[serde(default, skip_serializing_if = "Metadata::is_empty")]
+    pub annotations: Metadata,
+}
+
+/// Names of what a line of a container's listing may say beside the usual. An object's system metadata of the name
+/// `x-object-sysmeta-listing-NAME` becomes the annotation `NAME`.
+pub mod annotation {
+    /// How long the content is, where the object's own bytes only say where it is.
+    pub const BYTES: &str = "bytes";
+    /// The entity tag of that content.
+    pub const HASH: &str = "hash";
+    /// The entity tag of a static large object as its readers get it.
+    pub const SLO_ETAG: &str = "slo_etag";
+    /// Where a symlink leads: the path of a request.
+    pub const SYMLINK_PATH: &str = "symlink_path";
+    /// The entity tag a static symlink demands of its target.
+    pub const SYMLINK_ETAG: &str = "symlink_etag";
+    /// How long that target is.
+    pub const SYMLINK_BYTES: &str = "symlink_bytes";
+    /// The version that the current one of a versioned object is.
+    pub const VERSION: &str = "version";
+    /// The id of a version, in a listing of versions.
+    pub const VERSION_ID: &str = "version_id";
+    /// Whether a version is the current one, in a listing of versions: `true` or `false`.
+    pub const IS_LATEST: &str = "is_latest";
+    /// Begins the names of the system metadata that annotations are made from.
+    pub const SYSTEM_PREFIX: &str = "x-object-sysmeta-listing-";
 }
 
 /// A container in an account's listing.

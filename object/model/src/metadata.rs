@@ -68,6 +68,9 @@ pub const OBJECT_KEPT_HEADERS: [&str; 8] = [
     "x-robots-tag",
 ];
 
+/// Marks an object whose bytes are a static large object's manifest.
+pub const STATIC_LARGE_OBJECT: &str = "x-static-large-object";
+
 /// What a container keeps beside its metadata headers.
 pub const CONTAINER_KEPT_HEADERS: [&str; 4] = [
     "x-container-read",
@@ -87,6 +90,16 @@ impl MetadataKind {
         }
     }
 
+    /// The prefix of what the system keeps: no client can send or see headers of such names.
+    #[must_use]
+    pub const fn system_prefix(self) -> &'static str {
+        match self {
+            Self::Account => "x-account-sysmeta-",
+            Self::Container => "x-container-sysmeta-",
+            Self::Object => "x-object-sysmeta-",
+        }
+    }
+
     const fn remove_prefix(self) -> Option<&'static str> {
         match self {
             Self::Account => Some("x-remove-account-"),
@@ -97,8 +110,10 @@ impl MetadataKind {
 
     fn keeps(self, name: &str) -> bool {
         match self {
-            Self::Account => false,
-            Self::Container => CONTAINER_KEPT_HEADERS.contains(&name),
+            Self::Account => name.starts_with(self.system_prefix()),
+            Self::Container => {
+                CONTAINER_KEPT_HEADERS.contains(&name) || name.starts_with(self.system_prefix())
+            }
             Self::Object => OBJECT_KEPT_HEADERS.contains(&name),
         }
     }
@@ -199,6 +214,25 @@ impl Metadata {
             }
         }
         Ok(Self(items))
+    }
+
+    /// Picks from a request's headers what the system keeps with an object's bytes. Only for requests whose
+    /// headers of such names were taken away when they came in.
+    #[must_use]
+    pub fn system_from_headers<'a>(headers: impl IntoIterator<Item = (&'a str, &'a [u8])>) -> Self {
+        let is_system = |name: &str| {
+            name.starts_with(MetadataKind::Object.system_prefix()) || name == STATIC_LARGE_OBJECT
+        };
+        let items = headers.into_iter().filter(|(name, _)| is_system(name));
+        let text = |(name, value): (&str, &[u8])| {
+            (name.to_owned(), String::from_utf8_lossy(value).into_owned())
+        };
+        Self(
+            items
+                .map(text)
+                .filter(|(_, value)| !value.is_empty())
+                .collect(),
+        )
     }
 
     /// The value of a header, by its lower-case name.

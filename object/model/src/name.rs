@@ -1,11 +1,17 @@
 //! Names of accounts, containers and objects.
 //!
-//! A name is UTF-8 without NUL and within its limit. `.` and `..` are names like any other: no name ever becomes a
+//! A name is UTF-8 without NUL and within its limit; the system's own names begin with NUL ([`RESERVED`]), and whatever
+//! reads names from a request refuses that character. `.` and `..` are names like any other: no name ever becomes a
 //! path in a file system.
 
 use crate::limits::{ACCOUNT_NAME_BYTES_MAX, CONTAINER_NAME_BYTES_MAX, OBJECT_NAME_BYTES_MAX};
 use core::fmt;
 use core::str::FromStr;
+
+/// What names begin with that the system gives: a character that no request's path can hold.
+pub const RESERVED: char = '\0';
+/// Bytes such a name may have beside the user's name in it.
+const RESERVED_BYTES_MAX: usize = 64;
 
 /// Why a text is no name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -49,6 +55,9 @@ fn check(
     if text.is_empty() {
         return Err(NameError::Empty { kind });
     }
+    // What begins with NUL is ours: no request can say such a name, and ours hold a user's name and more.
+    let is_reserved = text.starts_with(RESERVED);
+    let length_max = length_max + if is_reserved { RESERVED_BYTES_MAX } else { 0 };
     if text.len() > length_max {
         return Err(NameError::TooLong {
             kind,
@@ -56,7 +65,7 @@ fn check(
             length_max,
         });
     }
-    if text.contains('\0') {
+    if text.contains(RESERVED) && !is_reserved {
         return Err(NameError::Nul { kind });
     }
     if !slash_allowed && text.contains('/') {
@@ -80,6 +89,12 @@ macro_rules! name_type {
                 let text = text.into();
                 check($kind, &text, $length_max, $slash_allowed)?;
                 Ok(Self(text.into_boxed_str()))
+            }
+
+            /// Whether the name is one the system gave, which no request can say.
+            #[must_use]
+            pub fn is_reserved(&self) -> bool {
+                self.0.starts_with(RESERVED)
             }
 
             /// The name as text.

@@ -169,6 +169,25 @@ pub fn parse_container_and_object(raw: &str) -> Result<(ContainerName, ObjectNam
     Ok((ContainerName::new(container)?, ObjectName::new(object)?))
 }
 
+/// `container/object` as the system keeps it in its own metadata: the names may be those the system gave.
+///
+/// # Errors
+/// When the text is no UTF-8, or does not name both.
+pub fn parse_kept_container_and_object(
+    raw: &str,
+) -> Result<(ContainerName, ObjectName), PathError> {
+    let text = percent_decode_str(raw)
+        .decode_utf8()
+        .map_err(|_invalid| PathError::Text)?;
+    let (container, object) = text.split_once('/').ok_or(PathError::Shape)?;
+    Ok((ContainerName::new(container)?, ObjectName::new(object)?))
+}
+
+/// A query string's decoded pairs; there is no value when it is no UTF-8.
+pub fn query_pairs(raw: &str) -> impl Iterator<Item = (std::borrow::Cow<'_, str>, Option<String>)> {
+    crate::listing::pairs(raw).map(|(name, value)| (name, value.ok()))
+}
+
 /// One path segment or query value, percent-encoded.
 #[must_use]
 pub fn encode_segment(text: &str) -> String {

@@ -76,7 +76,9 @@ pub fn http_date(seconds: u64) -> String {
     httpdate::fmt_http_date(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds.min(END)))
 }
 
-fn date(text: &str) -> Option<u64> {
+/// The second since 1970 that an HTTP date names.
+#[must_use]
+pub fn http_date_seconds(text: &str) -> Option<u64> {
     let time = httpdate::parse_http_date(text.trim()).ok()?;
     Some(
         time.duration_since(SystemTime::UNIX_EPOCH)
@@ -93,8 +95,8 @@ impl Precondition {
             match name {
                 "if-match" => condition.if_match = Some(TagList::parse(value)),
                 "if-none-match" => condition.if_none_match = Some(TagList::parse(value)),
-                "if-modified-since" => condition.if_modified_since = date(value),
-                "if-unmodified-since" => condition.if_unmodified_since = date(value),
+                "if-modified-since" => condition.if_modified_since = http_date_seconds(value),
+                "if-unmodified-since" => condition.if_unmodified_since = http_date_seconds(value),
                 _ => {}
             }
         }
@@ -122,7 +124,12 @@ impl Precondition {
     /// Judges a read of a thing with this tag and time.
     #[must_use]
     pub fn judge_read(&self, etag: &str, modified: Timestamp) -> Verdict {
-        let modified = last_modified_seconds(modified);
+        self.judge_read_at(etag, last_modified_seconds(modified))
+    }
+
+    /// Judges a read of a thing with this tag and the second its `Last-Modified` shows.
+    #[must_use]
+    pub fn judge_read_at(&self, etag: &str, modified: u64) -> Verdict {
         if let Some(tags) = &self.if_match {
             if !tags.holds(etag) {
                 return Verdict::Failed;

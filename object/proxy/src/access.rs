@@ -1,20 +1,26 @@
-//! Who may do what: the account's owner everything, others what a container's ACLs say.
+//! Who may do what: the account's owner everything, others what account and container ACLs say.
 
 use crate::fault::Fault;
+use crate::middleware::temp_url::Scope;
+use crate::proxy::Asking;
 use http::{HeaderMap, Method, header};
 use onggi_common_identity::Caller;
-use onggi_object_model::acl::AclError;
-use onggi_object_model::{AccessControl, ContainerInfo, Resource, StampedMetadata, Visitor};
+use onggi_object_model::acl::{AccountAcl, AccountRight, AclError};
+use onggi_object_model::{
+    AccessControl, AccountInfo, ContainerInfo, Resource, StampedMetadata, Visitor,
+};
 
 /// The header, and the metadata item, that holds a container's read ACL.
 pub(crate) const READ_ACL: &str = "x-container-read";
 /// The same for the write ACL.
 pub(crate) const WRITE_ACL: &str = "x-container-write";
+/// The account's item that holds its ACL.
+pub(crate) const ACCOUNT_ACL: &str = "x-account-sysmeta-core-access-control";
 
 /// What a caller may see beside what was asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Rights {
-    /// Whether ACLs and other keys of the container are shown.
+    /// Whether ACLs and other keys are shown and may be changed.
     pub(crate) is_owner: bool,
 }
 
@@ -23,17 +29,95 @@ fn is_read(method: &Method) -> bool {
     matches!(*method, Method::GET | Method::HEAD) || method.as_str() == "COPY"
 }
 
-/// Decides by the caller alone; `None` when a container's ACLs have to be asked.
+/// Whether an account itself is made or deleted: only who reaches every account may.
+fn manages_account(method: &Method, resource: &Resource) -> bool {
+    matches!(resource, Resource::Account(_)) && matches!(*method, Method::PUT | Method::DELETE)
+}
+
+impl Asking {
+    /// Whether the caller may do this to that.
+    pub(crate) async fn authorize(
+        &self,
+        method: &Method,
+        resource: &Resource,
+        headers: &HeaderMap,
+    ) -> Result<Rights, Fault> {
+        if let Some(scope) = &self.scope {
+            return by_scope(scope, resource);
+        }
+        let caller = self.caller.as_deref();
+        if manages_account(method, resource) {
+            return match caller {
+                Some(caller) if caller.is_reseller_admin() => Ok(Rights { is_owner: true }),
+                Some(_) | None => Err(denied(caller, resource)),
+            };
+        }
+        if let Some(rights) = by_caller(caller, self.service.as_deref(), method, resource) {
+            return Ok(rights);
+        }
+        // A name the system gave is nobody's but the system's.
+        let is_reserved = match resource {
+            Resource::Account(_) => false,
+            Resource::Container(path) => path.container.is_reserved(),
+            Resource::Object(path) => path.container.is_reserved(),
+        };
+        if is_reserved {
+            return Err(denied(caller, resource));
+        }
+        if let Some(caller) = caller {
+            let account = self.core.account_info(resource.account()).await?;
+            if let Some(rights) = by_account_acl(caller, method, resource, &account) {
+                return Ok(rights);
+            }
+        }
+        let container = match resource {
+            Resource::Account(_) => None,
+            Resource::Container(path) => self.core.container_info(path).await?,
+            Resource::Object(path) => self.core.container_info(&path.container_path()).await?,
+        };
+        by_acl(caller, method, resource, container.as_deref(), headers)
+    }
+}
+
+/// Decides for the bearer of a signed URL.
+fn by_scope(scope: &Scope, resource: &Resource) -> Result<Rights, Fault> {
+    if scope.covers(resource) {
+        return Ok(Rights { is_owner: false });
+    }
+    Err(denied(None, resource))
+}
+
+/// Decides by the caller alone; `None` when ACLs have to be asked.
 pub(crate) fn by_caller(
     caller: Option<&Caller>,
+    service: Option<&Caller>,
     method: &Method,
     resource: &Resource,
 ) -> Option<Rights> {
     let (caller, account) = (caller?, resource.account().as_str());
-    if caller.owns_account(account) {
+    if caller.owns_account(account) || caller.owns_service_account(account, service) {
         return Some(Rights { is_owner: true });
     }
     (is_read(method) && caller.reads_account(account)).then_some(Rights { is_owner: false })
+}
+
+/// Decides by the account's ACL.
+fn by_account_acl(
+    caller: &Caller,
+    method: &Method,
+    resource: &Resource,
+    account: &AccountInfo,
+) -> Option<Rights> {
+    let acl = AccountAcl::parse(account.metadata.get(ACCOUNT_ACL)?).ok()?;
+    let right = acl.right_of(&caller.groups)?;
+    let is_account = matches!(resource, Resource::Account(_));
+    let reads = matches!(*method, Method::GET | Method::HEAD);
+    let allowed = match right {
+        AccountRight::Admin => return Some(Rights { is_owner: true }),
+        AccountRight::ReadWrite => !is_account || reads,
+        AccountRight::ReadOnly => reads,
+    };
+    allowed.then_some(Rights { is_owner: false })
 }
 
 /// Decides by a container's ACLs.

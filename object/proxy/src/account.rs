@@ -1,20 +1,26 @@
 //! Accounts: totals, metadata, and the listing of containers. They come into being with their first container.
 
-use crate::container::{listing_faults, put_stamped_metadata, put_total, roster_reply};
+use crate::access::{ACCOUNT_ACL, Rights};
+use crate::container::{
+    OWNER_HEADERS, listing_faults, put_stamped_metadata, put_total, roster_reply, status_only,
+};
 use crate::driver::{self, Asked};
 use crate::fault::{Fault, set};
 use crate::filling::Filling;
-use crate::proxy::Core;
+use crate::middleware::quota;
+use crate::proxy::{Asking, Core};
+use crate::subrequest::text;
 use http::request::Parts as Head;
-use http::{HeaderName, HeaderValue, Method, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use onggi_common_service::http::{Response, empty, full};
 use onggi_common_units::Timestamp;
 use onggi_object_client::{InfoAnswer, ListAnswer};
+use onggi_object_model::acl::AccountAcl;
 use onggi_object_model::limits::ACCOUNT_LISTING_MAX;
 use onggi_object_model::precondition::last_modified;
 use onggi_object_model::{
     AccountEntry, AccountInfo, AccountName, ContainerPath, Listing, ListingFormat, ListingQuery,
-    MetadataKind, StampedMetadata,
+    MetadataKind, Resource, StampedMetadata,
 };
 use onggi_object_replica::merge::{self, MergedListing};
 use onggi_object_replica::{Answer, Failure, GetStep, Outcome};
@@ -64,20 +70,113 @@ pub(crate) fn is_found<T>(asked: &Asked<T>) -> Result<bool, Fault> {
     }
 }
 
-impl Core {
+impl Asking {
     pub(crate) async fn account(
-        self: &Arc<Self>,
-        account: AccountName,
+        &self,
+        account: &AccountName,
         request: &Head,
     ) -> Result<Response, Fault> {
+        let resource = Resource::Account(account.clone());
+        let rights = self
+            .authorize(&request.method, &resource, &request.headers)
+            .await?;
+        let core = &self.core;
         match request.method {
-            Method::POST => self.post_account(&account, request).await,
-            Method::HEAD => self.head_account(&account).await,
-            _ => self.list_account(&account, request).await,
+            Method::PUT => core.make_account(account, request).await,
+            Method::POST => {
+                let may_set_quota = self
+                    .caller
+                    .as_deref()
+                    .is_some_and(onggi_common_identity::Caller::is_reseller_admin);
+                let headers = account_headers(&request.headers, may_set_quota)?;
+                core.post_account(account, &headers).await
+            }
+            Method::DELETE => core.delete_account(account).await,
+            Method::HEAD => {
+                let info = core.fetch_account(account).await?;
+                let mut response = account_response(&info, rights);
+                let format = listing_format(request)?;
+                set(
+                    response.headers_mut(),
+                    header::CONTENT_TYPE,
+                    format.content_type(),
+                );
+                Ok(response)
+            }
+            _ => core.list_account(account, request, rights).await,
         }
     }
+}
 
-    async fn head_account(&self, account: &AccountName) -> Result<Response, Fault> {
+/// The format a listing request asks for.
+pub(crate) fn listing_format(request: &Head) -> Result<ListingFormat, Fault> {
+    let raw = request.uri.query().unwrap_or_default();
+    let accept = request
+        .headers
+        .get(header::ACCEPT)
+        .and_then(|value| value.to_str().ok());
+    ListingFormat::negotiate(raw, accept).map_err(listing_faults)
+}
+
+/// An account's ACL and quotas, as users name them and as they are kept.
+const KEPT: [(&str, &str); 3] = [
+    ("x-account-access-control", ACCOUNT_ACL),
+    ("x-account-quota-bytes", quota::ACCOUNT_BYTES),
+    ("x-account-quota-count", quota::ACCOUNT_COUNT),
+];
+
+/// A POST's headers with what users name otherwise under its own name. Quotas are for who reaches every account.
+fn account_headers(headers: &HeaderMap, may_set_quota: bool) -> Result<HeaderMap, Fault> {
+    let mut kept = headers.clone();
+    let asks_quota = headers.keys().any(|name| {
+        let name = name.as_str();
+        name.starts_with("x-account-quota-")
+            || name.starts_with("x-remove-account-quota-")
+            || name == "x-account-meta-quota-bytes"
+            || name == "x-remove-account-meta-quota-bytes"
+    });
+    if asks_quota && !may_set_quota {
+        return Err(Fault::Forbidden);
+    }
+    for (shown, name) in KEPT {
+        let removes = headers.contains_key(shown.replacen("x-", "x-remove-", 1).as_str());
+        let value = match text(headers, shown) {
+            Some(value) => value.to_owned(),
+            None if removes => String::new(),
+            None => continue,
+        };
+        let value = if name == ACCOUNT_ACL {
+            AccountAcl::parse(&value)
+                .map_err(|error| Fault::BadRequest(error.to_string()))?
+                .text()
+        } else {
+            quota::check(&value)?;
+            value
+        };
+        set(&mut kept, HeaderName::from_static(name), &value);
+    }
+    if let Some(value) = text(headers, "x-account-meta-quota-bytes") {
+        quota::check(value)?;
+    }
+    Ok(kept)
+}
+
+impl Core {
+    /// An account, as remembered or as its nodes know it; one that was never made is empty.
+    pub(crate) async fn account_info(
+        &self,
+        account: &AccountName,
+    ) -> Result<Arc<AccountInfo>, Fault> {
+        let now = self.cluster.clock.monotonic();
+        if let Some(known) = self.cache.account(account, now) {
+            return Ok(known);
+        }
+        let info = Arc::new(self.fetch_account(account).await?);
+        self.cache.put_account(account, now, &info);
+        Ok(info)
+    }
+
+    async fn fetch_account(&self, account: &AccountName) -> Result<AccountInfo, Fault> {
         let head = account::Head {
             account: account.clone(),
         };
@@ -93,39 +192,42 @@ impl Core {
             InfoAnswer::Found(info) => Some(&**info),
             InfoAnswer::Missing(_) | InfoAnswer::Failed { .. } => None,
         });
-        let mut response = account_response(&merged(infos));
-        let kind = ListingFormat::Plain.content_type();
-        set(response.headers_mut(), header::CONTENT_TYPE, kind);
-        Ok(response)
+        Ok(merged(infos))
     }
 
     async fn list_account(
         self: &Arc<Self>,
         account: &AccountName,
         request: &Head,
+        rights: Rights,
     ) -> Result<Response, Fault> {
         let raw = request.uri.query().unwrap_or_default();
         let query = ListingQuery::parse(raw, ACCOUNT_LISTING_MAX).map_err(listing_faults)?;
-        let accept = request
-            .headers
-            .get(header::ACCEPT)
-            .and_then(|value| value.to_str().ok());
-        let format = ListingFormat::negotiate(raw, accept).map_err(listing_faults)?;
+        let format = listing_format(request)?;
+        let (info, page) = self.account_lines(account, query).await?;
+        Ok(listing_response(
+            account_response(&info, rights),
+            &page,
+            format,
+            ("account", account.as_str()),
+        ))
+    }
+
+    /// A page of an account's listing.
+    async fn account_lines(
+        &self,
+        account: &AccountName,
+        query: ListingQuery,
+    ) -> Result<(AccountInfo, Listing<AccountEntry>), Fault> {
         let mut filling = Filling::new(query);
-        let info = loop {
+        loop {
             let (info, round) = self.account_page(account, filling.query()).await?;
             let doubts = filling.doubts(round.doubtful);
             let gone = self.containers_gone(account, doubts).await;
             if !filling.add(round.page, &gone) {
-                break info;
+                return Ok((info, filling.into_page()));
             }
-        };
-        Ok(listing_response(
-            account_response(&info),
-            &filling.into_page(),
-            format,
-            ("account", account.as_str()),
-        ))
+        }
     }
 
     /// What R replicas list, and about which names they do not agree.
@@ -179,18 +281,71 @@ impl Core {
         gone
     }
 
-    async fn post_account(&self, account: &AccountName, request: &Head) -> Result<Response, Fault> {
-        let headers = request
-            .headers
+    fn account_metadata(&self, headers: &HeaderMap) -> Result<StampedMetadata, Fault> {
+        let pairs = headers
             .iter()
             .map(|(name, value)| (name.as_str(), value.as_bytes()));
         let stamp = self.cluster.clock.stamp();
-        let metadata = StampedMetadata::from_headers(MetadataKind::Account, headers, stamp)
+        StampedMetadata::from_headers(MetadataKind::Account, pairs, stamp)
+            .map_err(|error| Fault::BadRequest(error.to_string()))
+    }
+
+    async fn post_account(
+        &self,
+        account: &AccountName,
+        headers: &HeaderMap,
+    ) -> Result<Response, Fault> {
+        let metadata = self.account_metadata(headers)?;
+        let mut sum = self.fetch_account(account).await?.metadata;
+        sum.merge(&metadata);
+        sum.check(MetadataKind::Account)
             .map_err(|error| Fault::BadRequest(error.to_string()))?;
         self.put_account(account, metadata).await?;
-        let mut response = Response::new(empty());
-        *response.status_mut() = StatusCode::NO_CONTENT;
-        Ok(response)
+        Ok(status_only(StatusCode::NO_CONTENT))
+    }
+
+    async fn make_account(&self, account: &AccountName, request: &Head) -> Result<Response, Fault> {
+        let headers = account_headers(&request.headers, true)?;
+        let existed = self.fetch_account(account).await?.put_timestamp > Timestamp::ZERO;
+        self.put_account(account, self.account_metadata(&headers)?)
+            .await?;
+        Ok(status_only(if existed {
+            StatusCode::ACCEPTED
+        } else {
+            StatusCode::CREATED
+        }))
+    }
+
+    /// Deletes an account that lists nothing.
+    async fn delete_account(&self, account: &AccountName) -> Result<Response, Fault> {
+        let all = ListingQuery {
+            with_reserved: true,
+            ..ListingQuery::page(1)
+        };
+        let (_, page) = self.account_lines(account, all).await?;
+        if !page.entries.is_empty() {
+            return Err(Fault::Conflict("the account has containers".to_owned()));
+        }
+        let delete = account::Delete {
+            account: account.clone(),
+            timestamp: self.cluster.clock.stamp(),
+        };
+        let nodes = self.cluster.nodes.clone();
+        let send = |place: onggi_object_wire::Place, _told| {
+            let (nodes, delete) = (nodes.clone(), delete.clone());
+            driver::boxed(async move { nodes.delete_account(&place, &delete).await })
+        };
+        let replicas = self.cluster.account(account);
+        let written = self.cluster.write(&replicas, &[], send, roster_reply).await;
+        self.cache.forget_account(account);
+        match written.outcome {
+            Outcome::Stored { .. } => Ok(status_only(StatusCode::NO_CONTENT)),
+            Outcome::Failed(Failure::Missing) => Err(Fault::NotFound),
+            Outcome::Failed(Failure::Conflict | Failure::Newer { .. }) => Err(Fault::Conflict(
+                "the account was changed at the same time".to_owned(),
+            )),
+            Outcome::Failed(_) => Err(Fault::Unavailable),
+        }
     }
 
     /// Makes the account if need be, and changes its metadata.
@@ -212,11 +367,9 @@ impl Core {
         };
         let replicas = self.cluster.account(account);
         let written = self.cluster.write(&replicas, &[], send, roster_reply).await;
+        self.cache.forget_account(account);
         match written.outcome {
-            Outcome::Stored { .. } => {
-                self.cache.learn_account(account);
-                Ok(())
-            }
+            Outcome::Stored { .. } => Ok(()),
             Outcome::Failed(Failure::Conflict | Failure::Newer { .. }) => Err(Fault::Conflict(
                 "the account was changed at the same time".to_owned(),
             )),
@@ -226,14 +379,14 @@ impl Core {
 
     /// Makes the account unless it is known to be there.
     pub(crate) async fn ensure_account(&self, account: &AccountName) -> Result<(), Fault> {
-        if self.cache.knows_account(account) {
+        if self.account_info(account).await?.put_timestamp > Timestamp::ZERO {
             return Ok(());
         }
         self.put_account(account, StampedMetadata::default()).await
     }
 }
 
-fn account_response(info: &AccountInfo) -> Response {
+fn account_response(info: &AccountInfo, rights: Rights) -> Response {
     let mut response = Response::new(empty());
     *response.status_mut() = StatusCode::NO_CONTENT;
     let headers = response.headers_mut();
@@ -257,7 +410,15 @@ fn account_response(info: &AccountInfo) -> Response {
         );
     }
     headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
-    put_stamped_metadata(headers, &info.metadata, |_| true);
+    put_stamped_metadata(headers, &info.metadata, |name| {
+        rights.is_owner || !OWNER_HEADERS.contains(&name)
+    });
+    for (shown, kept) in KEPT {
+        let is_shown = rights.is_owner || kept != ACCOUNT_ACL;
+        if let Some(value) = info.metadata.get(kept).filter(|_| is_shown) {
+            set(headers, name(shown), value);
+        }
+    }
     response
 }
 

@@ -1,9 +1,11 @@
 //! `/info`: what this service can do. Only what works is named.
 
-use onggi_object_model::{Policy, limits};
+use crate::middleware::bulk::DELETES_MAX;
+use crate::middleware::symlink::LOOPS_MAX;
+use onggi_object_model::{Policy, limits, manifest};
 
 /// The document, as JSON.
-pub(crate) fn document(policies: &[Policy]) -> Vec<u8> {
+pub(crate) fn document(policies: &[Policy], remaps_domains: bool) -> Vec<u8> {
     let policies: Vec<serde_json::Value> = policies
         .iter()
         .map(|policy| {
@@ -14,12 +16,13 @@ pub(crate) fn document(policies: &[Policy]) -> Vec<u8> {
             entry
         })
         .collect();
-    let document = serde_json::json!({
+    let mut document = serde_json::json!({
         "swift": {
             "version": concat!("onggi-", env!("CARGO_PKG_VERSION")),
             "account_autocreate": true,
             "account_listing_limit": limits::ACCOUNT_LISTING_MAX,
-            "allow_account_management": false,
+            "allow_account_management": true,
+            "strict_cors_mode": true,
             "container_listing_limit": limits::CONTAINER_LISTING_MAX,
             "max_account_name_length": limits::ACCOUNT_NAME_BYTES_MAX,
             "max_container_name_length": limits::CONTAINER_NAME_BYTES_MAX,
@@ -32,7 +35,37 @@ pub(crate) fn document(policies: &[Policy]) -> Vec<u8> {
             "max_object_name_length": limits::OBJECT_NAME_BYTES_MAX,
             "policies": policies,
         },
+        "account_quotas": {},
+        "container_quotas": {},
+        "bulk_delete": {
+            "max_deletes_per_request": DELETES_MAX,
+            "max_failed_deletes": 1000,
+        },
         "copy": {},
+        "crossdomain": {},
+        "staticweb": {},
+        "object_versioning": {},
+        "versioned_writes": { "allowed_flags": ["x-versions-location", "x-history-location"] },
+        "slo": {
+            "max_manifest_segments": manifest::SEGMENTS_MAX,
+            "max_manifest_size": manifest::MANIFEST_BYTES_MAX,
+            "min_segment_size": 1,
+            "yield_frequency": 10,
+        },
+        "symlink": { "symloop_max": LOOPS_MAX, "static_links": true },
+        "tempauth": { "account_acls": true },
+        "tempurl": {
+            "methods": ["GET", "HEAD", "PUT", "POST", "DELETE"],
+            "allowed_digests": ["sha1", "sha256", "sha512"],
+            "deprecated_digests": ["sha1"],
+            "incoming_remove_headers": ["x-timestamp"],
+            "incoming_allow_headers": [],
+            "outgoing_remove_headers": ["x-object-meta-*"],
+            "outgoing_allow_headers": ["x-object-meta-public-*"],
+        },
     });
+    if remaps_domains {
+        document["domain_remap"] = serde_json::json!({ "default_reseller_prefix": null });
+    }
     document.to_string().into_bytes()
 }

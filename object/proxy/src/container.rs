@@ -1,21 +1,22 @@
 //! Containers: making, changing, deleting, and listing what is in them.
 
 use crate::access::{self, Rights};
-use crate::account::{is_found, listing_response};
+use crate::account::{is_found, listing_format, listing_response};
 use crate::driver::{self, Written};
 use crate::fault::{Fault, set, set_named};
 use crate::filling::Filling;
-use crate::proxy::Core;
+use crate::middleware::container_versions::show_versions;
+use crate::proxy::{Asking, Core};
+use crate::subrequest::parameter;
 use http::request::Parts as Head;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use onggi_common_service::http::{Response, empty};
 use onggi_object_client::{ContainerAnswer, InfoAnswer, ListAnswer};
 use onggi_object_model::limits::CONTAINER_LISTING_MAX;
-use onggi_object_model::metadata::CONTAINER_KEPT_HEADERS;
 use onggi_object_model::precondition::last_modified;
 use onggi_object_model::{
-    ContainerInfo, ContainerPath, Listing, ListingFormat, ListingQuery, ListingQueryError,
-    MetadataKind, ObjectEntry, ObjectPath, PolicyIndex, StampedMetadata,
+    ContainerInfo, ContainerPath, Listing, ListingQuery, ListingQueryError, MetadataKind,
+    ObjectEntry, ObjectPath, PolicyIndex, Resource, StampedMetadata,
 };
 use onggi_object_replica::merge::{self, MergedListing};
 use onggi_object_replica::{Answer, Failure, Outcome, Reply};
@@ -103,34 +104,78 @@ pub(crate) fn put_stamped_metadata(
     }
 }
 
-fn status_only(status: StatusCode) -> Response {
+pub(crate) fn status_only(status: StatusCode) -> Response {
     let mut response = Response::new(empty());
     *response.status_mut() = status;
     response
 }
 
-impl Core {
+/// Headers that only the account's owner sees and sets.
+pub(crate) const OWNER_HEADERS: [&str; 8] = [
+    "x-container-read",
+    "x-container-write",
+    "x-container-sync-key",
+    "x-container-sync-to",
+    "x-account-meta-temp-url-key",
+    "x-account-meta-temp-url-key-2",
+    "x-container-meta-temp-url-key",
+    "x-container-meta-temp-url-key-2",
+];
+
+impl Asking {
     pub(crate) async fn container(
-        self: &Arc<Self>,
-        path: ContainerPath,
+        &self,
+        path: &ContainerPath,
         request: &Head,
-        rights: Rights,
     ) -> Result<Response, Fault> {
+        let resource = Resource::Container(path.clone());
+        let rights = self
+            .authorize(&request.method, &resource, &request.headers)
+            .await?;
+        let core = &self.core;
         match request.method {
-            Method::PUT => self.put_container(&path, request).await,
-            Method::POST => self.post_container(&path, request).await,
-            Method::DELETE => self.delete_container(&path).await,
+            Method::PUT | Method::POST => {
+                let headers = self.container_headers(path, request, rights).await?;
+                if request.method == Method::PUT {
+                    core.put_container(path, &headers).await
+                } else {
+                    core.post_container(path, &headers).await
+                }
+            }
+            Method::DELETE => self.delete_versioned_container(path).await,
             Method::HEAD => {
-                let info = self.fetch_container(&path).await?.ok_or(Fault::NotFound)?;
-                let mut response = self.container_response(&info, rights);
-                let kind = ListingFormat::Plain.content_type();
+                let info = core.fetch_container(path).await?.ok_or(Fault::NotFound)?;
+                let info = self.with_versions_counted(path, info).await?;
+                let mut response = core.container_response(&info, rights);
+                let kind = listing_format(request)?.content_type();
                 set(response.headers_mut(), header::CONTENT_TYPE, kind);
                 Ok(response)
             }
-            _ => self.list_container(&path, request, rights).await,
+            _ if parameter(request, "versions").is_some() => {
+                self.list_versions(path, request, rights).await
+            }
+            _ => self.list_container(path, request, rights).await,
         }
     }
 
+    async fn list_container(
+        &self,
+        path: &ContainerPath,
+        request: &Head,
+        rights: Rights,
+    ) -> Result<Response, Fault> {
+        let raw = request.uri.query().unwrap_or_default();
+        let query = ListingQuery::parse(raw, CONTAINER_LISTING_MAX).map_err(listing_faults)?;
+        let format = listing_format(request)?;
+        let (info, page) = self.core.page(path, query).await?;
+        let info = self.with_versions_counted(path, info).await?;
+        let head = self.core.container_response(&info, rights);
+        let root = ("container", path.container.as_str());
+        Ok(listing_response(head, &page, format, root))
+    }
+}
+
+impl Core {
     /// A container, as remembered or as its nodes know it; `None` when it is not there.
     pub(crate) async fn container_info(
         &self,
@@ -178,7 +223,7 @@ impl Core {
         Ok(info.filter(|info| found && info.exists()))
     }
 
-    fn container_response(&self, info: &ContainerInfo, rights: Rights) -> Response {
+    pub(crate) fn container_response(&self, info: &ContainerInfo, rights: Rights) -> Response {
         let mut response = status_only(StatusCode::NO_CONTENT);
         let headers = response.headers_mut();
         let name = HeaderName::from_static;
@@ -201,36 +246,14 @@ impl Core {
         }
         // ACLs and sync keys are the owner's business.
         put_stamped_metadata(headers, &info.metadata, |name| {
-            rights.is_owner || !CONTAINER_KEPT_HEADERS.contains(&name)
+            rights.is_owner || !OWNER_HEADERS.contains(&name)
         });
+        show_versions(headers, &info.metadata);
         response
     }
 
-    async fn list_container(
-        self: &Arc<Self>,
-        path: &ContainerPath,
-        request: &Head,
-        rights: Rights,
-    ) -> Result<Response, Fault> {
-        let raw = request.uri.query().unwrap_or_default();
-        let query = ListingQuery::parse(raw, CONTAINER_LISTING_MAX).map_err(listing_faults)?;
-        let accept = request
-            .headers
-            .get(header::ACCEPT)
-            .and_then(|value| value.to_str().ok());
-        let format = ListingFormat::negotiate(raw, accept).map_err(listing_faults)?;
-        let (info, page) = self.page(path, query).await?;
-        let head = self.container_response(&info, rights);
-        Ok(listing_response(
-            head,
-            &page,
-            format,
-            ("container", path.container.as_str()),
-        ))
-    }
-
     /// A page of a container's listing, without the names that only replicas that lag behind still have.
-    async fn page(
+    pub(crate) async fn page(
         self: &Arc<Self>,
         path: &ContainerPath,
         query: ListingQuery,
@@ -315,9 +338,8 @@ impl Core {
         gone
     }
 
-    fn container_metadata(&self, request: &Head) -> Result<StampedMetadata, Fault> {
-        let headers = request
-            .headers
+    fn container_metadata(&self, headers: &HeaderMap) -> Result<StampedMetadata, Fault> {
+        let headers = headers
             .iter()
             .map(|(name, value)| (name.as_str(), value.as_bytes()));
         let stamp = self.cluster.clock.stamp();
@@ -328,8 +350,8 @@ impl Core {
     }
 
     /// The policy a request asks for, if it does.
-    fn asked_policy(&self, request: &Head) -> Result<Option<PolicyIndex>, Fault> {
-        let Some(value) = request.headers.get("x-storage-policy") else {
+    fn asked_policy(&self, headers: &HeaderMap) -> Result<Option<PolicyIndex>, Fault> {
+        let Some(value) = headers.get("x-storage-policy") else {
             return Ok(None);
         };
         let name = value.to_str().unwrap_or_default();
@@ -346,9 +368,13 @@ impl Core {
         found.map(|policy| Some(policy.index)).ok_or_else(unknown)
     }
 
-    async fn put_container(&self, path: &ContainerPath, request: &Head) -> Result<Response, Fault> {
-        let metadata = self.container_metadata(request)?;
-        let policy = self.asked_policy(request)?;
+    pub(crate) async fn put_container(
+        &self,
+        path: &ContainerPath,
+        headers: &HeaderMap,
+    ) -> Result<Response, Fault> {
+        let metadata = self.container_metadata(headers)?;
+        let policy = self.asked_policy(headers)?;
         self.ensure_account(&path.account).await?;
         // What is there is looked at first: a deletion by a clock that is ahead must be older than this.
         if let Some(known) = self.fetch_container(path).await? {
@@ -406,9 +432,9 @@ impl Core {
     async fn post_container(
         &self,
         path: &ContainerPath,
-        request: &Head,
+        headers: &HeaderMap,
     ) -> Result<Response, Fault> {
-        let metadata = self.container_metadata(request)?;
+        let metadata = self.container_metadata(headers)?;
         let known = self.fetch_container(path).await?.ok_or(Fault::NotFound)?;
         let mut sum = known.metadata;
         sum.merge(&metadata);
@@ -433,11 +459,18 @@ impl Core {
         }
     }
 
-    async fn delete_container(self: &Arc<Self>, path: &ContainerPath) -> Result<Response, Fault> {
+    pub(crate) async fn delete_container(
+        self: &Arc<Self>,
+        path: &ContainerPath,
+    ) -> Result<Response, Fault> {
         let not_empty = || {
             Fault::Conflict("There was a conflict when trying to complete your request.".to_owned())
         };
-        let (info, page) = self.page(path, ListingQuery::page(1)).await?;
+        let all = ListingQuery {
+            with_reserved: true,
+            ..ListingQuery::page(1)
+        };
+        let (info, page) = self.page(path, all).await?;
         if !page.entries.is_empty() {
             return Err(not_empty());
         }

@@ -16,6 +16,12 @@ pub(crate) enum Fault {
         /// The account that was asked for.
         realm: String,
     },
+    /// 401: a signed URL that is none.
+    #[error("401 Unauthorized: Temp URL invalid\n")]
+    InvalidTempUrl {
+        /// The account that was asked for.
+        realm: String,
+    },
     /// 403: who asks may not.
     #[error("not allowed")]
     Forbidden,
@@ -43,6 +49,9 @@ pub(crate) enum Fault {
     /// 413.
     #[error("the body is too large")]
     TooLarge,
+    /// 413, of a quota.
+    #[error("Upload exceeds quota.")]
+    OverQuota,
     /// 416.
     #[error("the range is outside the object")]
     RangeNotSatisfiable {
@@ -68,7 +77,7 @@ impl Fault {
     pub(crate) fn status(&self) -> StatusCode {
         match self {
             Self::BadRequest(_) => StatusCode::BAD_REQUEST,
-            Self::Unauthorized { .. } => StatusCode::UNAUTHORIZED,
+            Self::Unauthorized { .. } | Self::InvalidTempUrl { .. } => StatusCode::UNAUTHORIZED,
             Self::Forbidden => StatusCode::FORBIDDEN,
             Self::NotFound => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed(_) => StatusCode::METHOD_NOT_ALLOWED,
@@ -77,7 +86,7 @@ impl Fault {
             Self::Conflict(_) => StatusCode::CONFLICT,
             Self::LengthRequired => StatusCode::LENGTH_REQUIRED,
             Self::PreconditionFailed(_) => StatusCode::PRECONDITION_FAILED,
-            Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::TooLarge | Self::OverQuota => StatusCode::PAYLOAD_TOO_LARGE,
             Self::RangeNotSatisfiable { .. } => StatusCode::RANGE_NOT_SATISFIABLE,
             Self::Unprocessable => StatusCode::UNPROCESSABLE_ENTITY,
             Self::ClientDisconnect => StatusCode::from_u16(499).unwrap_or(StatusCode::BAD_REQUEST),
@@ -128,8 +137,18 @@ impl Fault {
             | Self::NotAcceptable(_)
             | Self::Conflict(_)
             | Self::PreconditionFailed(_)
+            | Self::OverQuota
+            | Self::InvalidTempUrl { .. }
             | Self::NotImplemented(_) => return None,
         })
+    }
+
+    /// Turns an answer into this one; the headers that say what it was about stay.
+    pub(crate) fn put_in(&self, response: &mut Response, is_head: bool) {
+        let (parts, body) = self.response(is_head).into_parts();
+        *response.status_mut() = parts.status;
+        response.headers_mut().extend(parts.headers);
+        *response.body_mut() = body;
     }
 
     /// The answer. A HEAD has no body, but says how long it would be.
@@ -147,7 +166,7 @@ impl Fault {
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
         headers.insert(header::CONTENT_LENGTH, HeaderValue::from(text.len()));
         match self {
-            Self::Unauthorized { realm } => {
+            Self::Unauthorized { realm } | Self::InvalidTempUrl { realm } => {
                 let realm = encode_header(realm).replace(['"', '\\'], "");
                 set(
                     headers,
@@ -175,6 +194,7 @@ impl Fault {
             | Self::LengthRequired
             | Self::PreconditionFailed(_)
             | Self::TooLarge
+            | Self::OverQuota
             | Self::Unprocessable
             | Self::NotImplemented(_) => {}
         }

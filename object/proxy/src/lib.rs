@@ -6,6 +6,7 @@
 
 mod access;
 mod account;
+mod assembly;
 mod cache;
 mod capabilities;
 mod clock;
@@ -14,12 +15,15 @@ mod container;
 mod driver;
 mod fault;
 mod filling;
+mod gate;
 mod limiter;
+mod middleware;
 mod object;
 pub mod options;
 mod proxy;
 mod relay;
 mod rings;
+mod subrequest;
 
 pub use options::{Options, Parts};
 pub use proxy::Proxy;

@@ -1,22 +1,23 @@
 //! Objects: what handlers of all methods share.
 
+pub(crate) mod answer;
 mod change;
-mod copy;
-mod get;
-mod put;
+pub(crate) mod get;
+pub(crate) mod put;
+pub(crate) mod reading;
 mod stream;
 
 use crate::fault::Fault;
 use crate::proxy::{Asking, Core};
+use crate::subrequest::{Answering, Trusted};
+use http::Method;
 use http::request::Parts as Head;
-use http::{HeaderMap, Method};
 use onggi_common_service::http::{Body, Response};
 use onggi_object_client::WriteAnswer;
-use onggi_object_model::{ContainerInfo, ObjectPath, ObjectRecord, PolicyIndex};
+use onggi_object_model::{ObjectPath, ObjectRecord, PolicyIndex, Resource};
 use onggi_object_replica::Reply;
 use onggi_object_wire::{Place, container};
 use std::collections::HashSet;
-use std::sync::Arc;
 
 /// How a node's answer to an object write counts.
 fn write_reply(answer: &WriteAnswer) -> Reply {
@@ -54,33 +55,34 @@ fn listed(answer: &WriteAnswer) -> &[Place] {
     }
 }
 
-/// A request header's text, when it has one.
-fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
-    headers.get(name).and_then(|value| value.to_str().ok())
-}
-
 impl Asking {
-    pub(crate) async fn object(
+    /// The end of the way through the middleware: an object as it is stored.
+    pub(crate) fn stored(&self, path: ObjectPath, head: Head, body: Body) -> Answering<'_> {
+        Box::pin(self.answer_stored(path, head, body))
+    }
+
+    async fn answer_stored(
         &self,
         path: ObjectPath,
-        request: &Head,
+        head: Head,
         body: Body,
     ) -> Result<Response, Fault> {
+        if head.extensions.get::<Trusted>().is_none() {
+            let resource = Resource::Object(path.clone());
+            self.authorize(&head.method, &resource, &head.headers)
+                .await?;
+        }
         let core = &self.core;
-        let container = core
-            .container_info(&path.container_path())
-            .await?
-            .ok_or(Fault::NotFound)?;
-        let policy = container.policy;
-        match request.method {
-            Method::GET | Method::HEAD => core.get_object(policy, &path, request).await,
-            Method::PUT if request.headers.contains_key("x-copy-from") => {
-                self.copy_from(&container, path, request, body).await
-            }
-            Method::PUT => core.put_object(policy, &path, request, body).await,
-            Method::POST => core.post_object(policy, &path, request).await,
-            Method::DELETE => core.delete_object(policy, &path, request).await,
-            _ => self.copy_to(path, request).await,
+        let container = core.container_info(&path.container_path()).await?;
+        let policy = container.ok_or(Fault::NotFound)?.policy;
+        match head.method {
+            Method::GET | Method::HEAD => self.read_stored(policy, &path, &head).await,
+            Method::PUT => core.put_object(policy, &path, &head, body).await,
+            Method::POST => core.post_object(policy, &path, &head).await,
+            Method::DELETE => core.delete_object(policy, &path, &head).await,
+            _ => Err(Fault::MethodNotAllowed(
+                "GET, HEAD, PUT, POST, DELETE, COPY",
+            )),
         }
     }
 }
@@ -141,31 +143,4 @@ impl Core {
         }
         false
     }
-
-    /// Refuses a write that changes nothing users could rely on: features that are not there yet.
-    fn check_features(request: &Head) -> Result<(), Fault> {
-        let query = request.uri.query().unwrap_or_default();
-        if query
-            .split('&')
-            .any(|pair| pair.starts_with("multipart-manifest=put"))
-        {
-            return Err(Fault::NotImplemented(
-                "static large objects are not supported".to_owned(),
-            ));
-        }
-        if request.headers.contains_key("x-object-manifest") {
-            return Err(Fault::NotImplemented(
-                "dynamic large objects are not supported".to_owned(),
-            ));
-        }
-        if request.headers.contains_key("x-symlink-target") {
-            return Err(Fault::NotImplemented(
-                "symlinks are not supported".to_owned(),
-            ));
-        }
-        Ok(())
-    }
 }
-
-/// The container an object is in, known to be there.
-type Container = Arc<ContainerInfo>;

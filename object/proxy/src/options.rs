@@ -18,6 +18,8 @@ pub struct Options {
     pub policies: Vec<Policy>,
     /// The identity service, `host:port`: v1 authentication is relayed there.
     pub identity_address: String,
+    /// Hosts below this domain name accounts and containers; `None` when no host does.
+    pub storage_domain: Option<String>,
     /// What an acknowledged write needs.
     pub write_consistency: Consistency,
 }
@@ -30,6 +32,7 @@ impl Options {
             rings_dir,
             policies: vec![Policy::single()],
             identity_address,
+            storage_domain: None,
             write_consistency: Consistency::default(),
         }
     }

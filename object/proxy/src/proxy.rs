@@ -1,10 +1,12 @@
 //! The public port's handler: parse, authorize, call, answer.
 
-use crate::access::{self, Rights};
 use crate::cache::Cache;
 use crate::capabilities;
 use crate::cluster::Cluster;
 use crate::fault::{Fault, set};
+use crate::gate;
+use crate::middleware::domain_remap;
+use crate::middleware::temp_url::{Scope, TempUrl};
 use crate::options::{Options, Parts};
 use crate::relay;
 use crate::rings::RingsError;
@@ -14,7 +16,7 @@ use onggi_common_host::{Clock, Entropy};
 use onggi_common_identity::{Caller, Verifier, VerifyError};
 use onggi_common_service::Drain;
 use onggi_common_service::http::{Body, Handler, Request, Response, full};
-use onggi_object_model::{ContainerInfo, NameError, PathError, Resource};
+use onggi_object_model::{NameError, PathError, Resource};
 use std::sync::Arc;
 use tracing::Instrument as _;
 
@@ -24,6 +26,9 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-openstack-request-id")
 const TRANS_ID_EXTRA_MAX: usize = 32;
 /// The longest path and query.
 const TARGET_BYTES_MAX: usize = 8 << 10;
+
+/// The policy file of old browser plug-ins: they may go anywhere the ACLs let them.
+const CROSS_DOMAIN: &str = "<?xml version=\"1.0\"?>\n<!DOCTYPE cross-domain-policy SYSTEM \"http://www.adobe.com/xml/dtds/cross-domain-policy.dtd\" >\n<cross-domain-policy>\n<allow-access-from domain=\"*\" secure=\"false\" />\n</cross-domain-policy>\n";
 
 /// What handlers share.
 pub(crate) struct Core {
@@ -38,6 +43,7 @@ pub struct Proxy {
     clock: Arc<dyn Clock>,
     entropy: Arc<dyn Entropy>,
     identity_address: String,
+    storage_domain: Option<String>,
     capabilities: Vec<u8>,
 }
 
@@ -63,7 +69,11 @@ impl Proxy {
             clock: parts.clock,
             entropy: parts.entropy,
             identity_address: options.identity_address,
-            capabilities: capabilities::document(&options.policies),
+            storage_domain: options.storage_domain.clone(),
+            capabilities: capabilities::document(
+                &options.policies,
+                options.storage_domain.is_some(),
+            ),
         })
     }
 
@@ -94,7 +104,9 @@ impl Proxy {
     }
 
     async fn route(&self, request: Request) -> Result<Response, Fault> {
-        let (request, body) = request.into_parts();
+        let (mut request, body) = request.into_parts();
+        gate::inbound(&mut request.headers);
+        domain_remap::apply(&mut request, self.storage_domain.as_deref());
         let target_length = request
             .uri
             .path_and_query()
@@ -113,82 +125,124 @@ impl Proxy {
             path if path == "/auth" || path.starts_with("/auth/") => {
                 relay::relay(&self.identity_address, &request).await
             }
-            _ => self.storage(&request, body).await,
+            "/crossdomain.xml" => text_page(&request.method, "application/xml", CROSS_DOMAIN),
+            _ => self.storage(request, body).await,
         }
     }
 
-    async fn storage(&self, request: &Head, body: Body) -> Result<Response, Fault> {
-        let resource = parse(request)?;
-        let allowed = match resource {
-            Resource::Account(_) => "GET, HEAD, POST",
-            Resource::Container(_) => "GET, HEAD, PUT, POST, DELETE",
-            Resource::Object(_) => "GET, HEAD, PUT, POST, DELETE, COPY",
-        };
-        if !allowed
-            .split(", ")
-            .any(|method| method == request.method.as_str())
-        {
-            return Err(Fault::MethodNotAllowed(allowed));
-        }
-        let caller = self.caller(&resource, &request.headers)?;
-        let asking = Asking {
+    async fn storage(&self, mut request: Head, body: Body) -> Result<Response, Fault> {
+        let resource = parse(&request)?;
+        let own = token(&request.headers, &["x-auth-token", "x-storage-token"])?;
+        let service = token(&request.headers, &["x-service-token"])?;
+        let mut asking = Asking {
             core: Arc::clone(&self.core),
-            caller,
+            entropy: Arc::clone(&self.entropy),
+            caller: None,
+            service: None,
+            scope: None,
         };
-        let rights = asking
-            .authorize(&request.method, &resource, &request.headers)
-            .await?;
-        match resource {
-            Resource::Account(account) => asking.core.account(account, request).await,
-            Resource::Container(path) => asking.core.container(path, request, rights).await,
-            Resource::Object(path) => asking.object(path, request, body).await,
+        if request.method == Method::OPTIONS {
+            return asking.preflight(&resource, &request).await;
+        }
+        if let Some(scope) = asking.signed(&resource, &mut request).await? {
+            asking.scope = Some(scope);
+        } else {
+            asking.caller = self.verify(own.as_deref(), &resource)?.map(Arc::new);
+            asking.service = self.verify(service.as_deref(), &resource)?.map(Arc::new);
+        }
+        let by_url = request.extensions.get::<TempUrl>().cloned();
+        let origin = request.headers.get(header::ORIGIN).cloned();
+        let mut answered = Box::pin(asking.answer(&resource, request, body)).await;
+        if let (Some(by_url), Ok(response)) = (by_url, &mut answered) {
+            by_url.finish(response);
+        }
+        match origin {
+            Some(origin) => asking.with_cors(&resource, &origin, answered).await,
+            None => answered,
         }
     }
 
-    fn caller(&self, resource: &Resource, headers: &HeaderMap) -> Result<Option<Caller>, Fault> {
-        let token = headers
-            .get("x-auth-token")
-            .or_else(|| headers.get("x-storage-token"));
+    fn verify(&self, token: Option<&str>, resource: &Resource) -> Result<Option<Caller>, Fault> {
         let Some(token) = token else { return Ok(None) };
-        let unknown = || Fault::Unauthorized {
-            realm: resource.account().to_string(),
-        };
-        let token = token.to_str().map_err(|_not_ascii| unknown())?;
         match self.verifier.verify(token) {
             Ok(caller) => Ok(Some(caller)),
             Err(VerifyError::NotReady) => Err(Fault::Unavailable),
             Err(VerifyError::Token(_) | VerifyError::Expired | VerifyError::Revoked) => {
-                Err(unknown())
+                Err(Fault::Unauthorized {
+                    realm: resource.account().to_string(),
+                })
             }
         }
     }
 }
 
 /// One request: who asks, and what answers.
+#[derive(Clone)]
 pub(crate) struct Asking {
     pub(crate) core: Arc<Core>,
-    pub(crate) caller: Option<Caller>,
+    entropy: Arc<dyn Entropy>,
+    pub(crate) caller: Option<Arc<Caller>>,
+    /// The service that vouches for the caller.
+    pub(crate) service: Option<Arc<Caller>>,
+    /// What a signed URL allows, in the place of a caller's rights.
+    pub(crate) scope: Option<Scope>,
 }
 
 impl Asking {
-    /// Whether the caller may do this to that.
-    pub(crate) async fn authorize(
-        &self,
-        method: &Method,
-        resource: &Resource,
-        headers: &HeaderMap,
-    ) -> Result<Rights, Fault> {
-        let caller = self.caller.as_ref();
-        if let Some(rights) = access::by_caller(caller, method, resource) {
-            return Ok(rights);
-        }
-        let container: Option<Arc<ContainerInfo>> = match resource {
-            Resource::Account(_) => None,
-            Resource::Container(path) => self.core.container_info(path).await?,
-            Resource::Object(path) => self.core.container_info(&path.container_path()).await?,
-        };
-        access::by_acl(caller, method, resource, container.as_deref(), headers)
+    /// Random hexadecimal digits, for names nobody guesses.
+    pub(crate) fn random_hex(&self) -> String {
+        self.entropy.hex_id().to_string()
     }
+
+    /// Passes a request to what answers it.
+    async fn answer(
+        &self,
+        resource: &Resource,
+        request: Head,
+        body: Body,
+    ) -> Result<Response, Fault> {
+        if let Some(bulk) = self.bulk_wanted(&request)? {
+            return Box::pin(self.bulk(bulk, resource, request, body)).await;
+        }
+        let allowed = match resource {
+            Resource::Account(_) => "GET, HEAD, PUT, POST, DELETE, OPTIONS",
+            Resource::Container(_) => "GET, HEAD, PUT, POST, DELETE, OPTIONS",
+            Resource::Object(_) => "GET, HEAD, PUT, POST, DELETE, OPTIONS, COPY",
+        };
+        let method = request.method.as_str();
+        if !allowed.split(", ").any(|known| method == known) {
+            return Err(Fault::MethodNotAllowed(allowed));
+        }
+        if self.is_website(resource, &request) {
+            return Box::pin(self.website(resource, request)).await;
+        }
+        self.answer_plain(resource, request, body).await
+    }
+
+    /// The same without pages made of containers.
+    pub(crate) async fn answer_plain(
+        &self,
+        resource: &Resource,
+        request: Head,
+        body: Body,
+    ) -> Result<Response, Fault> {
+        match resource {
+            Resource::Account(account) => Box::pin(self.account(account, &request)).await,
+            Resource::Container(path) => Box::pin(self.container(path, &request)).await,
+            Resource::Object(path) => Box::pin(self.object(path.clone(), request, body)).await,
+        }
+    }
+}
+
+/// The first of these headers, as a token.
+fn token(headers: &HeaderMap, names: &[&str]) -> Result<Option<String>, Fault> {
+    let value = names.iter().find_map(|name| headers.get(*name));
+    let unreadable = |_not_ascii| Fault::Unauthorized {
+        realm: "unknown".to_owned(),
+    };
+    value
+        .map(|value| value.to_str().map(str::to_owned).map_err(unreadable))
+        .transpose()
 }
 
 fn parse(request: &Head) -> Result<Resource, Fault> {
@@ -243,6 +297,7 @@ impl Handler for Proxy {
             tracing::warn!(%method, %path, "answered 503: too few storage nodes answer");
         }
         tracing::debug!(%method, %path, status = status.as_u16(), ?took, "answered");
+        gate::outbound(response.headers_mut());
         set(response.headers_mut(), TRANS_ID, &trans_id);
         set(response.headers_mut(), REQUEST_ID, &trans_id);
         response

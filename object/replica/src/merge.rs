@@ -184,6 +184,7 @@ mod tests {
             bytes: ticks,
             content_type: String::new(),
             last_modified: at(ticks),
+            annotations: Metadata::default(),
         })
     }
 

@@ -4,7 +4,8 @@
 //! before a body), so that every replica decides alike.
 
 use crate::row::ObjectRow;
-use onggi_object_model::{ContainerRecord, ObjectRecord};
+use onggi_common_units::Timestamp;
+use onggi_object_model::{ContainerRecord, Etag, Metadata, ObjectRecord};
 
 /// What a merge of rows took from the other one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -66,20 +67,22 @@ pub fn data_wins(ours: &ObjectRow, theirs: &ObjectRow) -> bool {
 
 /// Takes into `ours` what wins of `theirs`, group by group. True when anything changed.
 pub fn object_records(ours: &mut ObjectRecord, theirs: &ObjectRecord) -> bool {
-    let data = |record: &ObjectRecord| {
+    fn data(record: &ObjectRecord) -> (Timestamp, bool, u64, Etag, &Metadata) {
         (
             record.data_timestamp,
             record.deleted,
             record.length,
             record.etag,
+            &record.annotations,
         )
-    };
+    }
     let mut changed = false;
     if newer(data(ours), data(theirs)) {
         ours.data_timestamp = theirs.data_timestamp;
         ours.deleted = theirs.deleted;
         ours.length = theirs.length;
         ours.etag = theirs.etag;
+        ours.annotations.clone_from(&theirs.annotations);
         changed = true;
     }
     if newer(
@@ -127,7 +130,7 @@ pub struct CountedContainer {
     /// The record.
     pub record: ContainerRecord,
     /// When its totals were counted.
-    pub counted_at: onggi_common_units::Timestamp,
+    pub counted_at: Timestamp,
 }
 
 #[cfg(test)]

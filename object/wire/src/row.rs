@@ -7,6 +7,7 @@ use crate::body::Root;
 use crate::codec::{CodecError, Reader, Writer};
 use crate::digest::Digest;
 use onggi_common_units::Timestamp;
+use onggi_object_model::listing::annotation::SYSTEM_PREFIX;
 use onggi_object_model::{
     AccountName, ContainerName, Etag, Metadata, ObjectInfo, ObjectName, ObjectPath, ObjectRecord,
 };
@@ -100,6 +101,11 @@ impl ObjectRow {
             length: self.body.as_ref().map_or(0, |body| body.length),
             etag: self.body.as_ref().map_or(Etag::EMPTY, |body| body.etag),
             content_type: self.content_type.clone(),
+            annotations: self
+                .body
+                .as_ref()
+                .map(|body| annotations(&body.system))
+                .unwrap_or_default(),
         }
     }
 
@@ -181,6 +187,18 @@ impl ObjectRow {
     }
 }
 
+/// What of the system's metadata becomes part of the object's line in its container.
+#[must_use]
+pub fn annotations(system: &Metadata) -> Metadata {
+    let mut annotations = Metadata::default();
+    for (name, value) in system.iter() {
+        if let Some(name) = name.strip_prefix(SYSTEM_PREFIX) {
+            annotations.insert(name, value);
+        }
+    }
+    annotations
+}
+
 fn write_body(writer: &mut Writer, body: &Body) {
     writer.u64(body.length);
     writer.raw(body.etag.as_bytes());
@@ -197,7 +215,7 @@ fn read_body(reader: &mut Reader<'_>) -> Result<Body, CodecError> {
     })
 }
 
-fn write_metadata(writer: &mut Writer, metadata: &Metadata) {
+pub(crate) fn write_metadata(writer: &mut Writer, metadata: &Metadata) {
     let map: BTreeMap<String, String> = metadata
         .iter()
         .map(|(name, value)| (name.to_owned(), value.to_owned()))
@@ -205,7 +223,7 @@ fn write_metadata(writer: &mut Writer, metadata: &Metadata) {
     writer.map(&map);
 }
 
-fn read_metadata(reader: &mut Reader<'_>) -> Result<Metadata, CodecError> {
+pub(crate) fn read_metadata(reader: &mut Reader<'_>) -> Result<Metadata, CodecError> {
     let mut metadata = Metadata::default();
     for (name, value) in reader.map(WHAT)? {
         metadata.insert(name, value);

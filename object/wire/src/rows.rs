@@ -3,10 +3,15 @@
 use crate::codec::{CodecError, Reader, Writer};
 use crate::digest::Digest;
 use crate::merge::{self, CountedContainer};
-use onggi_object_model::{ContainerName, ContainerRecord, Etag, ObjectName, ObjectRecord};
+use crate::row::{read_metadata, write_metadata};
+use onggi_object_model::{
+    ContainerName, ContainerRecord, Etag, Metadata, ObjectName, ObjectRecord,
+};
 
 /// The newest version of either record's binary form.
-pub const VERSION: u8 = 1;
+pub const VERSION: u8 = 2;
+/// The version of records without annotations, which is written while there are none.
+const VERSION_PLAIN: u8 = 1;
 
 /// A record in a roster: of an object in its container, or of a container in its account.
 pub trait Record: Sized + Clone + Send + Sync + PartialEq + core::fmt::Debug + 'static {
@@ -57,7 +62,8 @@ impl Record for ObjectRecord {
     }
 
     fn encode(&self, writer: &mut Writer) {
-        writer.u8(VERSION);
+        let is_plain = self.annotations.is_empty();
+        writer.u8(if is_plain { VERSION_PLAIN } else { VERSION });
         writer.text(self.name.as_str());
         writer.timestamp(self.data_timestamp);
         writer.u8(u8::from(self.deleted));
@@ -66,12 +72,15 @@ impl Record for ObjectRecord {
         writer.timestamp(self.content_type_timestamp);
         writer.text(&self.content_type);
         writer.timestamp(self.metadata_timestamp);
+        if !is_plain {
+            write_metadata(writer, &self.annotations);
+        }
     }
 
     fn decode(reader: &mut Reader<'_>) -> Result<Self, CodecError> {
         let what = Self::NAME;
-        reader.version(what, VERSION)?;
-        Ok(Self {
+        let version = reader.version(what, VERSION)?;
+        let mut record = Self {
             name: ObjectName::new(reader.text(what)?)
                 .ok()
                 .ok_or(CodecError::Malformed { what })?,
@@ -86,7 +95,12 @@ impl Record for ObjectRecord {
             content_type_timestamp: reader.timestamp(what)?,
             content_type: reader.text(what)?,
             metadata_timestamp: reader.timestamp(what)?,
-        })
+            annotations: Metadata::default(),
+        };
+        if version > VERSION_PLAIN {
+            record.annotations = read_metadata(reader)?;
+        }
+        Ok(record)
     }
 }
 
@@ -110,7 +124,7 @@ impl Record for CountedContainer {
     }
 
     fn encode(&self, writer: &mut Writer) {
-        writer.u8(VERSION);
+        writer.u8(VERSION_PLAIN);
         writer.text(self.record.name.as_str());
         writer.timestamp(self.record.put_timestamp);
         writer.timestamp(self.record.delete_timestamp);
@@ -121,7 +135,7 @@ impl Record for CountedContainer {
 
     fn decode(reader: &mut Reader<'_>) -> Result<Self, CodecError> {
         let what = Self::NAME;
-        reader.version(what, VERSION)?;
+        reader.version(what, VERSION_PLAIN)?;
         let name = ContainerName::new(reader.text(what)?)
             .ok()
             .ok_or(CodecError::Malformed { what })?;
@@ -186,7 +200,17 @@ mod tests {
             length: 5,
             etag: Etag::EMPTY,
             content_type: "text/plain".to_owned(),
+            annotations: Metadata::default(),
         }
+    }
+
+    #[test]
+    fn annotations_survive_and_only_they_need_the_newer_form() {
+        let mut record = object("o");
+        record.annotations.insert("bytes", "7");
+        let bytes = encode_all(&[record.clone()]);
+        assert_eq!(decode_all(&bytes), Ok(vec![record]));
+        assert_eq!((bytes[4], encode_all(&[object("o")])[4]), (2, 1));
     }
 
     fn container(at: u64, counted: u64, objects: u64) -> CountedContainer {

@@ -39,6 +39,7 @@ fn record(name: &str, ticks: u64, length: u64, deleted: bool) -> ObjectRecord {
         length,
         etag: Etag::EMPTY,
         content_type: String::new(),
+        annotations: onggi_object_model::Metadata::default(),
     }
 }
 

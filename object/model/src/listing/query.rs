@@ -33,6 +33,9 @@ pub struct ListingQuery {
     pub path: Option<String>,
     /// From the last name to the first; the markers then swap their meaning.
     pub reverse: bool,
+    /// Names the system gave as well: no request can ask for those.
+    #[serde(default)]
+    pub with_reserved: bool,
 }
 
 /// Why a listing cannot be asked so.
@@ -231,6 +234,10 @@ impl ListingQuery {
             (&self.marker, &self.end_marker)
         };
         let mut low = self.prefix.as_bytes().to_vec();
+        if !self.with_reserved {
+            // The first name after all that begin with the reserved character.
+            low = low.max(vec![1]);
+        }
         if !after.is_empty() {
             let mut next = after.as_bytes().to_vec();
             next.push(0);

@@ -1,6 +1,6 @@
 //! Listings as text, JSON and XML.
 
-use super::{AccountEntry, Listing, ListingEntry, ListingFormat, ObjectEntry};
+use super::{AccountEntry, Listing, ListingEntry, ListingFormat, ObjectEntry, annotation};
 use core::fmt::Write as _;
 
 /// A thing that can be a line of a listing.
@@ -20,18 +20,58 @@ macro_rules! put {
     };
 }
 
+impl ObjectEntry {
+    /// How long its content is: more than its own bytes where those only say where it is.
+    #[must_use]
+    pub fn content_bytes(&self) -> u64 {
+        let stated = self.annotations.get(annotation::BYTES);
+        stated
+            .and_then(|bytes| bytes.parse().ok())
+            .unwrap_or(self.bytes)
+    }
+
+    fn shown_hash(&self, out: &mut String) {
+        match self.annotations.get(annotation::HASH) {
+            Some(hash) => escape(hash, out),
+            None => put!(out, "{}", self.hash),
+        }
+    }
+
+    /// The members only some lines have.
+    fn annotated(&self, out: &mut String) {
+        use annotation::{
+            IS_LATEST, SLO_ETAG, SYMLINK_BYTES, SYMLINK_ETAG, SYMLINK_PATH, VERSION_ID,
+        };
+        for name in [SYMLINK_PATH, SYMLINK_ETAG, VERSION_ID] {
+            if let Some(value) = self.annotations.get(name) {
+                put!(out, ", \"{name}\": ");
+                quote(value, out);
+            }
+        }
+        // A quoted tag within a string.
+        if let Some(value) = self.annotations.get(SLO_ETAG) {
+            put!(out, ", \"{SLO_ETAG}\": ");
+            quote(&format!("\"{value}\""), out);
+        }
+        let bytes = self.annotations.get(SYMLINK_BYTES);
+        if let Some(bytes) = bytes.and_then(|bytes| bytes.parse::<u64>().ok()) {
+            put!(out, ", \"{SYMLINK_BYTES}\": {bytes}");
+        }
+        if let Some(latest) = self.annotations.get(IS_LATEST) {
+            put!(out, ", \"{IS_LATEST}\": {}", latest == "true");
+        }
+    }
+}
+
 impl Line for ObjectEntry {
     fn name(&self) -> &str {
         &self.name
     }
 
     fn json(&self, out: &mut String) {
-        put!(
-            out,
-            "\"bytes\": {}, \"hash\": \"{}\", \"name\": ",
-            self.bytes,
-            self.hash
-        );
+        put!(out, "\"bytes\": {}, \"hash\": \"", self.content_bytes());
+        self.shown_hash(out);
+        out.push_str("\", \"name\": ");
         quote(&self.name, out);
         out.push_str(", \"content_type\": ");
         quote(&self.content_type, out);
@@ -40,16 +80,18 @@ impl Line for ObjectEntry {
             ", \"last_modified\": \"{}\"",
             self.last_modified.to_utc().iso_naive()
         );
+        self.annotated(out);
     }
 
     fn xml(&self, out: &mut String) {
         out.push_str("<object><name>");
         escape(&self.name, out);
+        out.push_str("</name><hash>");
+        self.shown_hash(out);
         put!(
             out,
-            "</name><hash>{}</hash><bytes>{}</bytes><content_type>",
-            self.hash,
-            self.bytes
+            "</hash><bytes>{}</bytes><content_type>",
+            self.content_bytes()
         );
         escape(&self.content_type, out);
         let modified = self.last_modified.to_utc().iso_naive();
@@ -124,6 +166,14 @@ fn escape(text: &str, out: &mut String) {
             c => out.push(c),
         }
     }
+}
+
+/// A text as XML character data or attribute value, safe in HTML as well.
+#[must_use]
+pub fn escape_xml(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    escape(text, &mut out);
+    out
 }
 
 impl<T: Line> Listing<T> {

@@ -123,6 +123,7 @@ fn page() -> Listing<ObjectEntry> {
         bytes: 0,
         content_type: "text/plain".to_owned(),
         last_modified: "1000000000.5".parse().unwrap(),
+        annotations: Metadata::default(),
     };
     Listing {
         entries: vec![
@@ -209,6 +210,7 @@ proptest! {
     ) {
         let query = ListingQuery {
             limit, marker, end_marker, prefix, delimiter: delimiter.to_owned(), path: None, reverse,
+            with_reserved: false,
         };
         prop_assert_eq!(walk(&names, &query), model(&names, &query));
     }

@@ -1,14 +1,16 @@
 //! POST and DELETE of objects.
 
-use super::{delete_reply, text, write_reply};
+use super::{delete_reply, write_reply};
 use crate::driver;
 use crate::fault::Fault;
+use crate::object::answer::PRECONDITION;
 use crate::object::put::{expiry, plain};
 use crate::proxy::Core;
+use crate::subrequest::text;
 use http::request::Parts as Head;
 use http::{StatusCode, header};
 use onggi_common_service::http::Response;
-use onggi_object_model::{Etag, Metadata, ObjectPath, ObjectRecord, PolicyIndex};
+use onggi_object_model::{Etag, Metadata, ObjectPath, ObjectRecord, PolicyIndex, Verdict};
 use onggi_object_replica::{Consistency, Failure, Outcome};
 use onggi_object_wire::Place;
 use onggi_object_wire::object::{Delete, Post, Which};
@@ -23,7 +25,6 @@ impl Core {
         path: &ObjectPath,
         request: &Head,
     ) -> Result<Response, Fault> {
-        Self::check_features(request)?;
         let headers = request
             .headers
             .iter()
@@ -81,13 +82,14 @@ impl Core {
         path: &ObjectPath,
         request: &Head,
     ) -> Result<Response, Fault> {
-        let query = request.uri.query().unwrap_or_default();
-        if query
-            .split('&')
-            .any(|pair| pair.starts_with("multipart-manifest=delete"))
-        {
-            // What is there is no manifest: it is deleted like anything else, as Swift does.
-            tracing::debug!("a manifest was to be deleted with its segments; none is supported");
+        let condition = super::answer::condition(request);
+        if !condition.is_empty() {
+            let known = self.head(policy, path).await?;
+            let etag = super::answer::compared_etag(request, &known);
+            let current = Some((etag.as_str(), known.info.timestamp()));
+            if condition.judge_write(current) != Verdict::Proceed {
+                return Err(Fault::PreconditionFailed(PRECONDITION.to_owned()));
+            }
         }
         for _ in 0..STAMPS_MAX {
             let timestamp = self.cluster.clock.stamp();
@@ -130,6 +132,7 @@ impl Core {
                             length: 0,
                             etag: Etag::EMPTY,
                             content_type: String::new(),
+                            annotations: Metadata::default(),
                         })
                         .await;
                     if !listed && self.cluster.consistency == Consistency::Strict {

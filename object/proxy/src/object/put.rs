@@ -2,10 +2,12 @@
 
 use super::change::STAMPS_MAX;
 use super::stream::Fan;
-use super::{text, write_reply};
+use super::write_reply;
 use crate::driver;
 use crate::fault::{Fault, set};
+use crate::object::answer::PRECONDITION;
 use crate::proxy::Core;
+use crate::subrequest::{is_true, text};
 use bytes::{Bytes, BytesMut};
 use http::request::Parts as Head;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
@@ -16,9 +18,7 @@ use onggi_common_units::Timestamp;
 use onggi_object_client::WriteAnswer;
 use onggi_object_model::limits::OBJECT_BYTES_MAX;
 use onggi_object_model::precondition::last_modified;
-use onggi_object_model::{
-    Etag, Metadata, ObjectPath, ObjectRecord, PolicyIndex, Precondition, Verdict,
-};
+use onggi_object_model::{Etag, Metadata, ObjectPath, ObjectRecord, PolicyIndex, Verdict};
 use onggi_object_replica::{Consistency, Failure, Outcome};
 use onggi_object_wire::object::{BUFFERED_BYTES_MAX, Put, Tail, Which};
 use onggi_object_wire::{ChunkHasher, Place};
@@ -32,6 +32,8 @@ pub(super) struct NewObject {
     pub(super) path: ObjectPath,
     pub(super) content_type: String,
     pub(super) metadata: Metadata,
+    /// What the system keeps with the bytes.
+    pub(super) system: Metadata,
     /// What the client says the MD5 is.
     pub(super) etag: Option<String>,
     /// How many bytes the client says there are.
@@ -103,12 +105,12 @@ impl Arriving {
 }
 
 /// Whether a request has no body.
-pub(super) async fn is_empty(body: Body) -> Result<bool, Fault> {
+pub(crate) async fn is_empty(body: Body) -> Result<bool, Fault> {
     Ok(Arriving::new(body).next().await?.is_none())
 }
 
 /// An answer without a body or a word about one.
-pub(super) fn plain(status: StatusCode) -> Response {
+pub(crate) fn plain(status: StatusCode) -> Response {
     let mut response = Response::new(empty());
     *response.status_mut() = status;
     let kind = HeaderValue::from_static("text/html; charset=UTF-8");
@@ -117,7 +119,7 @@ pub(super) fn plain(status: StatusCode) -> Response {
 }
 
 /// `X-Delete-After` becomes `X-Delete-At`; a moment that is over is refused.
-pub(super) fn expiry(
+pub(crate) fn expiry(
     headers: &HeaderMap,
     now: Timestamp,
     metadata: &mut Metadata,
@@ -146,7 +148,7 @@ pub(super) fn expiry(
 }
 
 /// What bytes are, by the end of their name: for the clients that do not say.
-fn guess(name: &str) -> &'static str {
+pub(crate) fn guess(name: &str) -> &'static str {
     let extension = name.rsplit_once('.').map_or("", |(_, extension)| extension);
     match extension.to_ascii_lowercase().as_str() {
         "css" => "text/css",
@@ -177,10 +179,9 @@ impl Core {
         request: &Head,
         body: Body,
     ) -> Result<Response, Fault> {
-        Self::check_features(request)?;
         let length = announced_length(&request.headers)?;
         let mut new = self.new_object(policy, path, &request.headers, length)?;
-        new.if_absent = self.check_condition(&new, &request.headers).await?;
+        new.if_absent = self.check_condition(&new, request).await?;
         self.store(new, body).await
     }
 
@@ -197,12 +198,7 @@ impl Core {
         let mut metadata =
             Metadata::from_headers(pairs).map_err(|error| Fault::BadRequest(error.to_string()))?;
         expiry(headers, self.cluster.clock.now(), &mut metadata)?;
-        let detect = text(headers, "x-detect-content-type").is_some_and(|text| {
-            matches!(
-                text.to_ascii_lowercase().as_str(),
-                "true" | "1" | "yes" | "on" | "t" | "y"
-            )
-        });
+        let detect = text(headers, "x-detect-content-type").is_some_and(|text| is_true(text));
         let content_type = match headers.get(header::CONTENT_TYPE) {
             Some(value) if !detect && !value.is_empty() => core::str::from_utf8(value.as_bytes())
                 .map_err(|_invalid| {
@@ -216,6 +212,11 @@ impl Core {
             path: path.clone(),
             content_type: content_type.to_owned(),
             metadata,
+            system: Metadata::system_from_headers(
+                headers
+                    .iter()
+                    .map(|(name, value)| (name.as_str(), value.as_bytes())),
+            ),
             etag: etag.filter(|etag| !etag.is_empty()),
             length,
             if_absent: false,
@@ -226,12 +227,9 @@ impl Core {
     pub(super) async fn check_condition(
         &self,
         new: &NewObject,
-        headers: &HeaderMap,
+        request: &Head,
     ) -> Result<bool, Fault> {
-        let pairs = headers
-            .iter()
-            .filter_map(|(name, value)| Some((name.as_str(), value.to_str().ok()?)));
-        let condition = Precondition::from_headers(pairs);
+        let condition = super::answer::condition(request);
         if condition.is_empty() {
             return Ok(false);
         }
@@ -245,15 +243,18 @@ impl Core {
             Err(Fault::NotFound) => None,
             Err(fault) => return Err(fault),
         };
-        let etag = current
-            .as_ref()
-            .map(|info| (info.etag.to_string(), info.timestamp()));
+        let etag = current.as_ref().map(|known| {
+            (
+                super::answer::compared_etag(request, known),
+                known.info.timestamp(),
+            )
+        });
         let current = etag.as_ref().map(|(etag, stamp)| (etag.as_str(), *stamp));
         match condition.judge_write(current) {
             Verdict::Proceed => Ok(condition.is_absent_only()),
-            Verdict::NotModified | Verdict::Failed => Err(Fault::PreconditionFailed(
-                "A precondition for this request was not met".to_owned(),
-            )),
+            Verdict::NotModified | Verdict::Failed => {
+                Err(Fault::PreconditionFailed(PRECONDITION.to_owned()))
+            }
         }
     }
 
@@ -339,9 +340,7 @@ impl Core {
 
     fn failed(&self, failure: Failure) -> Fault {
         match failure {
-            Failure::ConditionFailed => {
-                Fault::PreconditionFailed("A precondition for this request was not met".to_owned())
-            }
+            Failure::ConditionFailed => Fault::PreconditionFailed(PRECONDITION.to_owned()),
             Failure::Mismatch => Fault::Unprocessable,
             // The clock is above it now: trying again succeeds.
             Failure::Newer { newest } => {
@@ -369,6 +368,7 @@ impl Core {
             length: tail.length,
             etag: tail.etag,
             content_type: new.content_type.clone(),
+            annotations: onggi_object_wire::row::annotations(&new.system),
         };
         let listed = self
             .list_record(&new.path, new.policy, &answers, record)
@@ -392,7 +392,7 @@ impl NewObject {
             timestamp,
             content_type: self.content_type.clone(),
             metadata: self.metadata.clone(),
-            system: Metadata::default(),
+            system: self.system.clone(),
             length: self.length,
             if_none_match: self.if_absent,
             listing,

@@ -1,0 +1,358 @@
+//! Symlinks: objects without bytes that lead to another object, whatever it is (dynamic) or one of a known tag (static).
+
+use crate::fault::{Fault, set};
+use crate::object::put::is_empty;
+use crate::proxy::Asking;
+use crate::subrequest::{AnsweredBy, Answering, Trusted, bare, parameter, text};
+use http::request::Parts as Head;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use onggi_common_service::http::{Body, Response, empty};
+use onggi_object_model::path::{
+    encode_rest, encode_segment, parse_container_and_object, parse_kept_container_and_object,
+};
+use onggi_object_model::{AccountName, ObjectPath};
+
+/// Links followed for one request.
+pub(crate) const LOOPS_MAX: usize = 2;
+
+pub(crate) const TARGET: &str = "x-object-sysmeta-symlink-target";
+pub(crate) const TARGET_ACCOUNT: &str = "x-object-sysmeta-symlink-target-account";
+pub(crate) const TARGET_ETAG: &str = "x-object-sysmeta-symlink-target-etag";
+pub(crate) const TARGET_BYTES: &str = "x-object-sysmeta-symlink-target-bytes";
+/// What clients send and see, and what is kept.
+const SHOWN: [(&str, &str); 4] = [
+    ("x-symlink-target", TARGET),
+    ("x-symlink-target-account", TARGET_ACCOUNT),
+    ("x-symlink-target-etag", TARGET_ETAG),
+    ("x-symlink-target-bytes", TARGET_BYTES),
+];
+
+/// An object's path as requests name it.
+pub(crate) fn request_path(path: &ObjectPath) -> String {
+    format!(
+        "/v1/{}/{}/{}",
+        encode_segment(path.account.as_str()),
+        encode_segment(path.container.as_str()),
+        encode_rest(path.object.as_str())
+    )
+}
+
+fn bad_target() -> Fault {
+    Fault::PreconditionFailed(
+        "X-Symlink-Target header must be of the form <container name>/<object name>".to_owned(),
+    )
+}
+
+/// Where an answer's system headers lead, if it is a link's.
+pub(crate) fn target(headers: &HeaderMap, own: &AccountName) -> Option<ObjectPath> {
+    let (container, object) = parse_kept_container_and_object(text(headers, TARGET)?).ok()?;
+    let account = match text(headers, TARGET_ACCOUNT) {
+        Some(account) => percent_encoding::percent_decode_str(account)
+            .decode_utf8()
+            .ok()?
+            .parse()
+            .ok()?,
+        None => own.clone(),
+    };
+    Some(ObjectPath {
+        account,
+        container,
+        object,
+    })
+}
+
+fn show(headers: &mut HeaderMap) {
+    for (shown, kept) in SHOWN {
+        if let Some(value) = headers.get(kept).cloned() {
+            headers.insert(HeaderName::from_static(shown), value);
+        }
+    }
+}
+
+fn mismatch(found: &str, wanted: &str) -> Fault {
+    Fault::Conflict(format!(
+        "Object Etag '{found}' does not match X-Symlink-Target-Etag header '{wanted}'"
+    ))
+}
+
+impl Asking {
+    /// Follows links on reads, makes them on writes.
+    pub(crate) fn linked(&self, path: ObjectPath, head: Head, body: Body) -> Answering<'_> {
+        Box::pin(self.answer_linked(path, head, body))
+    }
+
+    async fn answer_linked(
+        &self,
+        path: ObjectPath,
+        head: Head,
+        body: Body,
+    ) -> Result<Response, Fault> {
+        let is_link_wanted = parameter(&head, "symlink").as_deref() == Some("get");
+        match head.method {
+            Method::GET | Method::HEAD if is_link_wanted => {
+                let mut response = self.stored(path, head, body).await?;
+                show(response.headers_mut());
+                Ok(response)
+            }
+            Method::GET | Method::HEAD => self.follow(path, head).await,
+            Method::PUT if head.headers.contains_key("x-symlink-target") => {
+                self.put_link(path, head, body).await
+            }
+            Method::PUT if head.headers.contains_key("x-symlink-target-etag") => Err(
+                Fault::BadRequest("X-Symlink-Target-Etag needs X-Symlink-Target".to_owned()),
+            ),
+            Method::POST => self.post_link(path, head, body).await,
+            _ => self.stored(path, head, body).await,
+        }
+    }
+
+    async fn follow(&self, path: ObjectPath, head: Head) -> Result<Response, Fault> {
+        let mut at = path.clone();
+        let mut wanted: Option<String> = None;
+        let mut head = head;
+        let mut loops = 0;
+        while loops <= LOOPS_MAX {
+            let response = self.stored(at.clone(), head.clone(), empty()).await?;
+            let Some(next) = target(response.headers(), &at.account) else {
+                return arrived(response, &path, at, wanted.as_deref());
+            };
+            if let Some(wanted) = &wanted {
+                // A static link to a link demands the tag of the link itself.
+                let found = text(response.headers(), "etag").unwrap_or_default();
+                if found != wanted {
+                    return Err(mismatch(found, wanted));
+                }
+            }
+            wanted = text(response.headers(), TARGET_ETAG).map(str::to_owned);
+            // Only links the system made lead past the caller's own rights.
+            if !next.container.is_reserved() {
+                head.extensions.remove::<Trusted>();
+                loops += 1;
+            } else if response.headers().contains_key(super::versions::LINK) {
+                head.extensions.insert(Trusted);
+            } else {
+                return Err(Fault::NotFound);
+            }
+            at = next;
+        }
+        Err(Fault::Conflict(format!(
+            "Too many levels of symbolic links, maximum allowed is {LOOPS_MAX}"
+        )))
+    }
+
+    async fn put_link(
+        &self,
+        path: ObjectPath,
+        mut head: Head,
+        body: Body,
+    ) -> Result<Response, Fault> {
+        let length = text(&head.headers, "content-length").unwrap_or("0");
+        if length.trim() != "0" || !is_empty(body).await? {
+            return Err(Fault::BadRequest(
+                "Symlink requests require a zero byte body".to_owned(),
+            ));
+        }
+        let target = asked_target(&head.headers, &path)?;
+        let wanted = text(&head.headers, "x-symlink-target-etag")
+            .map(|etag| etag.trim().trim_matches('"').to_owned())
+            .filter(|etag| !etag.is_empty());
+        let mut annotations = vec![("symlink_path", request_path(&target))];
+        if let Some(wanted) = &wanted {
+            let there = self.check_target(&target, &head, wanted).await?;
+            let bytes = text(&there, "content-length").unwrap_or("0").to_owned();
+            keep(&mut head, TARGET_ETAG, wanted);
+            keep(&mut head, TARGET_BYTES, &bytes);
+            annotations.push(("symlink_etag", wanted.clone()));
+            annotations.push(("symlink_bytes", bytes));
+            if !head.headers.contains_key(header::CONTENT_TYPE)
+                && let Some(kind) = there.get(header::CONTENT_TYPE)
+            {
+                head.headers.insert(header::CONTENT_TYPE, kind.clone());
+            }
+        }
+        let encoded = format!(
+            "{}/{}",
+            encode_segment(target.container.as_str()),
+            encode_rest(target.object.as_str())
+        );
+        keep(&mut head, TARGET, &encoded);
+        if head.headers.contains_key("x-symlink-target-account") {
+            let account = encode_segment(target.account.as_str());
+            keep(&mut head, TARGET_ACCOUNT, &account);
+        }
+        for (name, value) in annotations {
+            let name = format!("x-object-sysmeta-listing-{name}");
+            crate::fault::set_named(&mut head.headers, &name, &value);
+        }
+        if !head.headers.contains_key(header::CONTENT_TYPE) {
+            let kind = HeaderValue::from_static("application/symlink");
+            head.headers.insert(header::CONTENT_TYPE, kind);
+        }
+        head.headers.remove(header::TRANSFER_ENCODING);
+        head.headers
+            .insert(header::CONTENT_LENGTH, HeaderValue::from(0));
+        self.stored(path, head, empty()).await
+    }
+
+    /// The target of a static link: it must be there, and have the tag.
+    async fn check_target(
+        &self,
+        target: &ObjectPath,
+        head: &Head,
+        wanted: &str,
+    ) -> Result<HeaderMap, Fault> {
+        let asked = bare(head, Method::HEAD);
+        let answer = Box::pin(self.versioned(target.clone(), asked, empty())).await;
+        let there = match answer {
+            Ok(response) => response,
+            Err(Fault::NotFound) => {
+                return Err(Fault::Conflict(
+                    "X-Symlink-Target does not exist".to_owned(),
+                ));
+            }
+            Err(fault) => return Err(fault),
+        };
+        let found = text(there.headers(), super::static_large::ETAG)
+            .or_else(|| text(there.headers(), "etag"))
+            .unwrap_or_default();
+        let own = text(there.headers(), "etag").unwrap_or_default();
+        if found != wanted && own != wanted {
+            return Err(mismatch(found, wanted));
+        }
+        let mut headers = there.headers().clone();
+        if let Some(size) = headers.get(super::static_large::SIZE).cloned() {
+            headers.insert(header::CONTENT_LENGTH, size);
+        }
+        Ok(headers)
+    }
+
+    /// A POST changes the link; the answer says where the target is.
+    async fn post_link(&self, path: ObjectPath, head: Head, body: Body) -> Result<Response, Fault> {
+        if head.headers.contains_key("x-symlink-target") {
+            return Err(Fault::BadRequest(
+                "A PUT request is required to set a symlink target".to_owned(),
+            ));
+        }
+        let mut asked = bare(&head, Method::HEAD);
+        let mut response = self.stored(path.clone(), head, body).await?;
+        if !response.status().is_success() {
+            return Ok(response);
+        }
+        asked.extensions.insert(Trusted);
+        let there = self.stored(path.clone(), asked, empty()).await?;
+        let Some(next) = target(there.headers(), &path.account) else {
+            return Ok(response);
+        };
+        if next.container.is_reserved() {
+            return Ok(response);
+        }
+        let words = "The requested POST was applied to a symlink. POST directly to the target to apply requested metadata.";
+        *response.status_mut() = StatusCode::TEMPORARY_REDIRECT;
+        set(
+            response.headers_mut(),
+            header::LOCATION,
+            &request_path(&next),
+        );
+        response
+            .headers_mut()
+            .insert(header::CONTENT_LENGTH, HeaderValue::from(words.len()));
+        *response.body_mut() = onggi_common_service::http::full(words);
+        Ok(response)
+    }
+}
+
+fn keep(head: &mut Head, name: &'static str, value: &str) {
+    set(&mut head.headers, HeaderName::from_static(name), value);
+}
+
+/// The target a PUT asks for.
+fn asked_target(headers: &HeaderMap, own: &ObjectPath) -> Result<ObjectPath, Fault> {
+    let raw = text(headers, "x-symlink-target").ok_or_else(bad_target)?;
+    let (container, object) = parse_container_and_object(raw).map_err(|_malformed| bad_target())?;
+    let account = match text(headers, "x-symlink-target-account") {
+        Some(account) => percent_encoding::percent_decode_str(account)
+            .decode_utf8()
+            .ok()
+            .filter(|account| !account.contains('\0'))
+            .and_then(|account| account.parse().ok())
+            .ok_or_else(|| {
+                Fault::PreconditionFailed("Account name cannot contain slashes".to_owned())
+            })?,
+        None => own.account.clone(),
+    };
+    let target = ObjectPath {
+        account,
+        container,
+        object,
+    };
+    if target == *own {
+        return Err(Fault::BadRequest("Symlink cannot target itself".to_owned()));
+    }
+    Ok(target)
+}
+
+/// The end of a chain of links.
+fn arrived(
+    mut response: Response,
+    asked: &ObjectPath,
+    at: ObjectPath,
+    wanted: Option<&str>,
+) -> Result<Response, Fault> {
+    if let Some(wanted) = wanted {
+        let found = text(response.headers(), "etag").unwrap_or_default();
+        let large = text(response.headers(), super::static_large::ETAG);
+        if found != wanted && large != Some(wanted) {
+            return Err(mismatch(large.unwrap_or(found), wanted));
+        }
+    }
+    if *asked != at {
+        if !at.container.is_reserved() {
+            set(
+                response.headers_mut(),
+                header::CONTENT_LOCATION,
+                &request_path(&at),
+            );
+        }
+        response.extensions_mut().insert(AnsweredBy(at));
+    }
+    Ok(response)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
+        let header = |(name, value): &(&'static str, &'static str)| {
+            (
+                HeaderName::from_static(name),
+                HeaderValue::from_static(value),
+            )
+        };
+        pairs.iter().map(header).collect()
+    }
+
+    #[test]
+    fn targets_are_parsed_and_never_the_link_itself() {
+        let own = ObjectPath {
+            account: "AUTH_a".parse().unwrap(),
+            container: "c".parse().unwrap(),
+            object: "o".parse().unwrap(),
+        };
+        let ask = |pairs: &[_]| asked_target(&headers(pairs), &own);
+        let there = ask(&[("x-symlink-target", "d/p%20q")]).unwrap();
+        assert_eq!(request_path(&there), "/v1/AUTH_a/d/p%20q");
+        assert!(matches!(
+            ask(&[("x-symlink-target", "c/o")]),
+            Err(Fault::BadRequest(_))
+        ));
+        for bad in ["c", "c/%00", "%00versions%00c/o", "//"] {
+            assert!(ask(&[("x-symlink-target", bad)]).is_err(), "{bad}");
+        }
+        let slash = [
+            ("x-symlink-target", "c/p"),
+            ("x-symlink-target-account", "a%2Fb"),
+        ];
+        assert!(matches!(ask(&slash), Err(Fault::PreconditionFailed(_))));
+    }
+}
