@@ -235,6 +235,7 @@ fn run(command: Command) -> Result<ExitCode> {
                 devices,
                 replicas,
                 port: place.port,
+                storage_domain: None,
             };
             serve_cluster(objects, separate, false, place.state)?;
             Ok(ExitCode::SUCCESS)
@@ -245,6 +246,7 @@ fn run(command: Command) -> Result<ExitCode> {
                 devices: 4,
                 replicas: 3,
                 port: place.port,
+                storage_domain: Some("example.com"),
             };
             serve_cluster(objects, false, true, place.state)?;
             Ok(ExitCode::SUCCESS)

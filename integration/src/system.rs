@@ -41,6 +41,8 @@ pub struct ObjectOptions {
     pub replicas: usize,
     /// The front door's port; 0 for a free one.
     pub port: u16,
+    /// The domain whose hosts name accounts and containers, if any.
+    pub storage_domain: Option<&'static str>,
 }
 
 /// A user of v1 auth.
@@ -285,6 +287,9 @@ impl System {
                 "[object]\nlisten = \"{objects}\"\nreplicas = {}\npart_power = 8",
                 object.replicas
             )?;
+            if let Some(domain) = object.storage_domain {
+                writeln!(text, "storage_domain = \"{domain}\"")?;
+            }
             for (index, (address, devices)) in nodes.iter().enumerate() {
                 let devices = devices
                     .iter()

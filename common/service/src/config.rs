@@ -159,6 +159,8 @@ pub struct Object {
     pub part_power: u8,
     /// Where the rings are; default: `object/rings` in the state folder.
     pub rings: Option<PathBuf>,
+    /// Hosts below this domain name accounts and containers: `container.account.example.com`.
+    pub storage_domain: Option<String>,
     /// The nodes of this host.
     #[serde(default = "default_nodes")]
     pub nodes: Vec<Node>,

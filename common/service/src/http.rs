@@ -277,6 +277,8 @@ async fn serve_connection<H: Handler>(
         .max_header_size(limits.header_bytes_max)
         .max_buf_size(READ_BUFFER_BYTES_MAX.max(limits.header_bytes_max))
         .max_headers(limits.headers_max)
+        // As Swift and Cinder write them; old clients compare with case.
+        .title_case_headers(true)
         .keep_alive(true)
         .half_close(false)
         .serve_connection(TokioIo::new(stream), service);

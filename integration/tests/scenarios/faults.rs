@@ -213,6 +213,7 @@ fn full_disk() -> Result<Outcome> {
             devices: 3,
             replicas: 3,
             port: 0,
+            storage_domain: None,
         }),
         users: vec![User {
             account: "test",

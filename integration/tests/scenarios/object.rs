@@ -48,6 +48,7 @@ fn system() -> Result<System> {
             devices: 4,
             replicas: 3,
             port: 0,
+            storage_domain: None,
         }),
         users: vec![User {
             account: "test",

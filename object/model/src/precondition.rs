@@ -134,7 +134,9 @@ impl Precondition {
             if !tags.holds(etag) {
                 return Verdict::Failed;
             }
-        } else if self
+        }
+        // RFC 9110 lets a tag stand in for the date; Swift demands both.
+        if self
             .if_unmodified_since
             .is_some_and(|since| modified > since)
         {

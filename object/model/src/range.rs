@@ -81,7 +81,8 @@ fn number(text: &str) -> Option<u64> {
 }
 
 fn spec(text: &str) -> Option<RangeSpec> {
-    let (first, last) = text.trim().split_once('-')?;
+    let (first, last) = text.split_once('-')?;
+    let (first, last) = (first.trim(), last.trim());
     if first.is_empty() {
         return Some(RangeSpec::Suffix {
             count: number(last)?,
@@ -103,7 +104,11 @@ impl RangeHeader {
     /// Reads a header's value. `None` when it is malformed: the header is then ignored, as RFC 9110 §14.2 allows.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
-        let list = text.trim().strip_prefix("bytes=")?;
+        // Blanks around the parts do no harm, and clients send them.
+        let (unit, list) = text.split_once('=')?;
+        if !unit.trim().eq_ignore_ascii_case("bytes") {
+            return None;
+        }
         if list.split(',').count() > RANGES_MAX {
             return None;
         }
@@ -161,6 +166,7 @@ mod tests {
         assert_eq!(select("bytes=0-99999999999999999999999", 10), one(0, 10));
         assert_eq!(select("bytes=10-", 10), Some(Selection::Unsatisfiable));
         assert_eq!(select("bytes=-0", 10), Some(Selection::Unsatisfiable));
+        assert_eq!(select("BYTES = 0 - 4 ", 10), one(0, 5));
         assert_eq!(select("bytes=-5", 0), Some(Selection::Whole));
         assert_eq!(select("bytes=0-", 0), Some(Selection::Unsatisfiable));
         assert!(matches!(

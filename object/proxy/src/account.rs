@@ -5,7 +5,7 @@ use crate::container::{
     OWNER_HEADERS, listing_faults, put_stamped_metadata, put_total, roster_reply, status_only,
 };
 use crate::driver::{self, Asked};
-use crate::fault::{Fault, set};
+use crate::fault::{Fault, set, set_named};
 use crate::filling::Filling;
 use crate::middleware::quota;
 use crate::proxy::{Asking, Core};
@@ -20,7 +20,7 @@ use onggi_object_model::limits::ACCOUNT_LISTING_MAX;
 use onggi_object_model::precondition::last_modified;
 use onggi_object_model::{
     AccountEntry, AccountInfo, AccountName, ContainerPath, Listing, ListingFormat, ListingQuery,
-    MetadataKind, Resource, StampedMetadata,
+    MetadataKind, Policy, Resource, StampedMetadata,
 };
 use onggi_object_replica::merge::{self, MergedListing};
 use onggi_object_replica::{Answer, Failure, GetStep, Outcome};
@@ -88,13 +88,14 @@ impl Asking {
                     .caller
                     .as_deref()
                     .is_some_and(onggi_common_identity::Caller::is_reseller_admin);
-                let headers = account_headers(&request.headers, may_set_quota)?;
+                let headers =
+                    account_headers(&request.headers, core.cluster.policies(), may_set_quota)?;
                 core.post_account(account, &headers).await
             }
             Method::DELETE => core.delete_account(account).await,
             Method::HEAD => {
                 let info = core.fetch_account(account).await?;
-                let mut response = account_response(&info, rights);
+                let mut response = account_response(&info, rights, core.cluster.policies());
                 let format = listing_format(request)?;
                 set(
                     response.headers_mut(),
@@ -126,7 +127,11 @@ const KEPT: [(&str, &str); 3] = [
 ];
 
 /// A POST's headers with what users name otherwise under its own name. Quotas are for who reaches every account.
-fn account_headers(headers: &HeaderMap, may_set_quota: bool) -> Result<HeaderMap, Fault> {
+fn account_headers(
+    headers: &HeaderMap,
+    policies: &[Policy],
+    may_set_quota: bool,
+) -> Result<HeaderMap, Fault> {
     let mut kept = headers.clone();
     let asks_quota = headers.keys().any(|name| {
         let name = name.as_str();
@@ -138,7 +143,11 @@ fn account_headers(headers: &HeaderMap, may_set_quota: bool) -> Result<HeaderMap
     if asks_quota && !may_set_quota {
         return Err(Fault::Forbidden);
     }
-    for (shown, name) in KEPT {
+    for (shown, name) in quota::of_policies(policies)
+        .into_iter()
+        .chain(KEPT.map(|(shown, name)| (shown.to_owned(), name.to_owned())))
+    {
+        let (shown, name) = (shown.as_str(), name.as_str());
         let removes = headers.contains_key(shown.replacen("x-", "x-remove-", 1).as_str());
         let value = match text(headers, shown) {
             Some(value) => value.to_owned(),
@@ -153,7 +162,7 @@ fn account_headers(headers: &HeaderMap, may_set_quota: bool) -> Result<HeaderMap
             quota::check(&value)?;
             value
         };
-        set(&mut kept, HeaderName::from_static(name), &value);
+        set_named(&mut kept, name, &value);
     }
     if let Some(value) = text(headers, "x-account-meta-quota-bytes") {
         quota::check(value)?;
@@ -206,7 +215,7 @@ impl Core {
         let format = listing_format(request)?;
         let (info, page) = self.account_lines(account, query).await?;
         Ok(listing_response(
-            account_response(&info, rights),
+            account_response(&info, rights, self.cluster.policies()),
             &page,
             format,
             ("account", account.as_str()),
@@ -305,7 +314,7 @@ impl Core {
     }
 
     async fn make_account(&self, account: &AccountName, request: &Head) -> Result<Response, Fault> {
-        let headers = account_headers(&request.headers, true)?;
+        let headers = account_headers(&request.headers, self.cluster.policies(), true)?;
         let existed = self.fetch_account(account).await?.put_timestamp > Timestamp::ZERO;
         self.put_account(account, self.account_metadata(&headers)?)
             .await?;
@@ -386,7 +395,7 @@ impl Core {
     }
 }
 
-fn account_response(info: &AccountInfo, rights: Rights) -> Response {
+fn account_response(info: &AccountInfo, rights: Rights, policies: &[Policy]) -> Response {
     let mut response = Response::new(empty());
     *response.status_mut() = StatusCode::NO_CONTENT;
     let headers = response.headers_mut();
@@ -413,6 +422,11 @@ fn account_response(info: &AccountInfo, rights: Rights) -> Response {
     put_stamped_metadata(headers, &info.metadata, |name| {
         rights.is_owner || !OWNER_HEADERS.contains(&name)
     });
+    for (shown, kept) in quota::of_policies(policies) {
+        if let Some(value) = info.metadata.get(&kept) {
+            set_named(headers, &shown, value);
+        }
+    }
     for (shown, kept) in KEPT {
         let is_shown = rights.is_owner || kept != ACCOUNT_ACL;
         if let Some(value) = info.metadata.get(kept).filter(|_| is_shown) {

@@ -163,7 +163,7 @@ impl Assembly {
             Through::Links => asking.versioned(path, head, empty()).await,
             Through::DynamicLarge => asking.dynamic_large(path, head, empty()).await,
         };
-        let gone = || Fault::Conflict("a part of the large object cannot be read".to_owned());
+        let gone = || Fault::Conflict(String::new());
         let response = match response {
             Ok(response) if response.status().is_success() => response,
             Ok(_) | Err(Fault::NotFound | Fault::Forbidden | Fault::Unauthorized { .. }) => {

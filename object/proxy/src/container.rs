@@ -11,6 +11,7 @@ use crate::subrequest::parameter;
 use http::request::Parts as Head;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use onggi_common_service::http::{Response, empty};
+use onggi_common_units::Timestamp;
 use onggi_object_client::{ContainerAnswer, InfoAnswer, ListAnswer};
 use onggi_object_model::limits::CONTAINER_LISTING_MAX;
 use onggi_object_model::precondition::last_modified;
@@ -79,6 +80,12 @@ fn merged(infos: impl IntoIterator<Item = ContainerInfo>) -> Option<ContainerInf
         merge::container_info(&mut sum, &info);
         sum
     })
+}
+
+/// When a container or its metadata was last changed.
+fn changed(info: &ContainerInfo) -> Timestamp {
+    let items = info.metadata.stamped().map(|(_, item)| item.timestamp);
+    items.fold(info.put_timestamp, Timestamp::max)
 }
 
 /// What a malformed listing request is answered.
@@ -238,7 +245,7 @@ impl Core {
         set(
             headers,
             header::LAST_MODIFIED,
-            &last_modified(info.put_timestamp),
+            &last_modified(changed(info)),
         );
         headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
         if let Some(policy) = self.cluster.policy(info.policy) {

@@ -2,7 +2,7 @@
 
 use http::{HeaderName, HeaderValue, StatusCode, header};
 use onggi_common_service::http::{Response, empty, full};
-use onggi_object_model::path::encode_header;
+use onggi_object_model::path::encode_rest;
 
 /// Why a request is not answered as it wished.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -96,7 +96,7 @@ impl Fault {
     }
 
     /// Swift's title and sentence for a status, where it has them.
-    const fn page(&self) -> Option<(&'static str, &'static str)> {
+    fn page(&self) -> Option<(&'static str, &'static str)> {
         Some(match self {
             Self::Unauthorized { .. } => (
                 "Unauthorized",
@@ -133,6 +133,10 @@ impl Fault {
                 "Service Unavailable",
                 "The server is currently unavailable. Please try again at a later time.",
             ),
+            Self::Conflict(text) if text.is_empty() => (
+                "Conflict",
+                "There was a conflict when trying to complete your request.",
+            ),
             Self::BadRequest(_)
             | Self::NotAcceptable(_)
             | Self::Conflict(_)
@@ -158,7 +162,17 @@ impl Fault {
                 format!("<html><h1>{title}</h1><p>{sentence}</p></html>"),
                 "text/html; charset=UTF-8",
             ),
-            None => (self.to_string(), "text/plain; charset=UTF-8"),
+            None => {
+                let text = self.to_string();
+                // Swift's pages are HTML; a text with a client's own words in it must not become one.
+                let is_plain = text.contains(['<', '>', '&', '"', '\'']);
+                let kind = if is_plain {
+                    "text/plain; charset=UTF-8"
+                } else {
+                    "text/html; charset=UTF-8"
+                };
+                (text, kind)
+            }
         };
         let mut response = Response::new(if is_head { empty() } else { full(text.clone()) });
         *response.status_mut() = self.status();
@@ -167,7 +181,7 @@ impl Fault {
         headers.insert(header::CONTENT_LENGTH, HeaderValue::from(text.len()));
         match self {
             Self::Unauthorized { realm } | Self::InvalidTempUrl { realm } => {
-                let realm = encode_header(realm).replace(['"', '\\'], "");
+                let realm = encode_rest(realm);
                 set(
                     headers,
                     header::WWW_AUTHENTICATE,

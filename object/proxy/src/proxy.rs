@@ -247,8 +247,11 @@ fn token(headers: &HeaderMap, names: &[&str]) -> Result<Option<String>, Fault> {
 
 fn parse(request: &Head) -> Result<Resource, Fault> {
     Resource::parse(request.uri.path()).map_err(|error| match error {
-        PathError::Text | PathError::Shape => Fault::PreconditionFailed(error.to_string()),
-        PathError::Version => Fault::BadRequest(error.to_string()),
+        PathError::Text => Fault::PreconditionFailed(error.to_string()),
+        PathError::Shape if !request.uri.path().trim_matches('/').contains('/') => {
+            Fault::PreconditionFailed(error.to_string())
+        }
+        PathError::Shape | PathError::Version => Fault::NotFound,
         // What cannot be made can still be asked for: it is not there.
         PathError::Name(NameError::TooLong { .. })
             if matches!(request.method, Method::GET | Method::HEAD | Method::DELETE) =>
@@ -284,6 +287,10 @@ impl Handler for Proxy {
         let trans_id = self.trans_id(request.headers());
         let method = request.method().clone();
         let path = request.uri().path().to_owned();
+        let keeps_alive = request
+            .headers()
+            .get(header::CONNECTION)
+            .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"keep-alive"));
         let span = tracing::info_span!("request", request_id = %trans_id);
         let started = self.clock.monotonic();
         let routed = self.route(request).instrument(span.clone()).await;
@@ -297,6 +304,15 @@ impl Handler for Proxy {
             tracing::warn!(%method, %path, "answered 503: too few storage nodes answer");
         }
         tracing::debug!(%method, %path, status = status.as_u16(), ?took, "answered");
+        if response.status() == StatusCode::NO_CONTENT {
+            // As Swift's answers have it; clients compare.
+            let none = HeaderValue::from(0);
+            response.headers_mut().insert(header::CONTENT_LENGTH, none);
+        }
+        if keeps_alive && !response.headers().contains_key(header::CONNECTION) {
+            let kept = HeaderValue::from_static("keep-alive");
+            response.headers_mut().insert(header::CONNECTION, kept);
+        }
         gate::outbound(response.headers_mut());
         set(response.headers_mut(), TRANS_ID, &trans_id);
         set(response.headers_mut(), REQUEST_ID, &trans_id);

@@ -47,10 +47,11 @@ pub(crate) async fn proxy(config: &Config, drain: &Drain) -> Result<()> {
         clock,
         entropy,
     };
-    let options = Options::new(
+    let mut options = Options::new(
         rings::folder(config, object),
         config.identity.listen.to_string(),
     );
+    options.storage_domain.clone_from(&object.storage_domain);
     let proxy = Arc::new(Proxy::new(options, parts)?);
     let watcher = {
         let (proxy, drain) = (Arc::clone(&proxy), drain.clone());

@@ -17,8 +17,8 @@ use onggi_common_units::Timestamp;
 use onggi_object_model::limits::CONTAINER_LISTING_MAX;
 use onggi_object_model::listing::{Line as _, annotation};
 use onggi_object_model::{
-    ContainerInfo, ContainerPath, Listing, ListingEntry, ListingQuery, ObjectEntry, ObjectName,
-    StampedMetadata,
+    ContainerInfo, ContainerPath, Listing, ListingEntry, ListingFormat, ListingQuery, ObjectEntry,
+    ObjectName, StampedMetadata,
 };
 use std::collections::HashMap;
 
@@ -212,7 +212,16 @@ impl Asking {
     ) -> Result<Response, Fault> {
         let raw = request.uri.query().unwrap_or_default();
         let query = ListingQuery::parse(raw, CONTAINER_LISTING_MAX).map_err(listing_faults)?;
-        let format = listing_format(request)?;
+        // A version has no place in a plain name.
+        let is_json = listing_format(request).is_ok_and(|format| format == ListingFormat::Json);
+        let says_nothing = parameter(request, "format").is_none()
+            && text(&request.headers, "accept").is_none_or(|accept| accept.contains("*/*"));
+        if !is_json && !says_nothing {
+            return Err(Fault::NotAcceptable(
+                "a listing of versions can be application/json".to_owned(),
+            ));
+        }
+        let format = ListingFormat::Json;
         let after = parameter(request, "version_marker").filter(|marker| !marker.is_empty());
         if after.is_some() && query.marker.is_empty() {
             return Err(Fault::BadRequest(
@@ -223,13 +232,14 @@ impl Asking {
         let info = self.with_versions_counted(path, info).await?;
         let mut merger = Merger::new(&query);
         merger.take_current(current);
-        if after.is_some() && !query.marker.is_empty() {
+        // Swift calls nothing the latest of a name whose listing begins after "null".
+        if after.as_deref().is_some_and(|after| after != "null") {
             let one = ListingQuery {
                 prefix: query.marker.clone(),
                 ..ListingQuery::page(1)
             };
             let (_, page) = self.core.page(path, one).await?;
-            merger.take_marked(page, after.as_deref() == Some("null"));
+            merger.take_marked(page);
         }
         if let Some(hidden) = hidden(path).filter(|_| is_enabled(&info).is_some()) {
             let asked = hidden_query(&query, after.as_deref())?;
@@ -334,10 +344,10 @@ impl Merger {
     }
 
     /// The current line of the name a page begins in the middle of.
-    fn take_marked(&mut self, page: Listing<ObjectEntry>, was_null: bool) {
+    fn take_marked(&mut self, page: Listing<ObjectEntry>) {
         if let Some(ListingEntry::Item(item)) = page.entries.into_iter().next() {
             // In reverse what has no version comes last, and is still to be listed.
-            self.take_current_item(item, self.reverse && !was_null);
+            self.take_current_item(item, self.reverse);
         }
     }
 

@@ -105,6 +105,11 @@ impl Asking {
         if let Some(refused) = refuse(&head, &Etag::new(etag).to_string(), &mut base) {
             return Ok(refused);
         }
+        // As Swift has it: several ranges of a dynamic large object are the whole.
+        let mut head = head;
+        if text(&head.headers, "range").is_some_and(|range| range.contains(',')) {
+            head.headers.remove(header::RANGE);
+        }
         assembly::respond(self, &head, base, pieces).await
     }
 

@@ -8,7 +8,7 @@ use crate::subrequest::{Trusted, text};
 use http::request::Parts as Head;
 use http::{HeaderMap, Method};
 use onggi_common_service::http::{Body, Response};
-use onggi_object_model::{ObjectPath, StampedMetadata};
+use onggi_object_model::{ObjectPath, Policy, PolicyIndex, StampedMetadata};
 
 /// Where an account's quotas are kept.
 pub(crate) const ACCOUNT_BYTES: &str = "x-account-sysmeta-quota-bytes";
@@ -17,6 +17,24 @@ pub(crate) const ACCOUNT_COUNT: &str = "x-account-sysmeta-quota-count";
 const ACCOUNT_BYTES_OLD: &str = "x-account-meta-quota-bytes";
 const CONTAINER_BYTES: &str = "x-container-meta-quota-bytes";
 const CONTAINER_COUNT: &str = "x-container-meta-quota-count";
+
+/// The quotas of storage policies: the header users name each by, and where it is kept.
+pub(crate) fn of_policies(policies: &[Policy]) -> Vec<(String, String)> {
+    let of = |policy: &Policy| {
+        let name = policy.name.to_ascii_lowercase();
+        ["bytes", "count"].map(|what| {
+            (
+                format!("x-account-quota-{what}-policy-{name}"),
+                policy_quota(what, policy.index),
+            )
+        })
+    };
+    policies.iter().flat_map(of).collect()
+}
+
+fn policy_quota(what: &str, policy: PolicyIndex) -> String {
+    format!("x-account-sysmeta-quota-{what}-policy-{policy}")
+}
 
 /// A quota is a number, or nothing.
 pub(crate) fn check(value: &str) -> Result<(), Fault> {
@@ -89,6 +107,15 @@ impl Asking {
         let bytes = limit(&account.metadata, ACCOUNT_BYTES)
             .or_else(|| limit(&account.metadata, ACCOUNT_BYTES_OLD));
         let count = limit(&account.metadata, ACCOUNT_COUNT);
+        // An account counts its objects under all policies together: a policy's quota holds where it is the only one.
+        let policies = self.core.cluster.policies();
+        let only = policies.first().filter(|_| policies.len() == 1);
+        let of_policy = |what| limit(&account.metadata, &policy_quota(what, only?.index));
+        let least = |a: Option<u64>, b: Option<u64>| a.into_iter().chain(b).min();
+        let (bytes, count) = (
+            least(bytes, of_policy("bytes")),
+            least(count, of_policy("count")),
+        );
         let is_reseller = self
             .caller
             .as_deref()

@@ -1,9 +1,9 @@
 //! Symlinks: objects without bytes that lead to another object, whatever it is (dynamic) or one of a known tag (static).
 
-use crate::fault::{Fault, set};
+use crate::fault::{Fault, set, set_named};
 use crate::object::put::is_empty;
 use crate::proxy::Asking;
-use crate::subrequest::{AnsweredBy, Answering, Trusted, bare, parameter, text};
+use crate::subrequest::{AnsweredBy, Answering, Trusted, bare, parameter, set_query, text};
 use http::request::Parts as Head;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use onggi_common_service::http::{Body, Response, empty};
@@ -110,25 +110,38 @@ impl Asking {
         let mut at = path.clone();
         let mut wanted: Option<String> = None;
         let mut head = head;
+        let is_head = head.method == Method::HEAD;
         let mut loops = 0;
         while loops <= LOOPS_MAX {
-            let response = self.stored(at.clone(), head.clone(), empty()).await?;
-            let Some(next) = target(response.headers(), &at.account) else {
-                return arrived(response, &path, at, wanted.as_deref());
-            };
-            if let Some(wanted) = &wanted {
-                // A static link to a link demands the tag of the link itself.
-                let found = text(response.headers(), "etag").unwrap_or_default();
-                if found != wanted {
-                    return Err(mismatch(found, wanted));
+            let response = match self.stored(at.clone(), head.clone(), empty()).await {
+                Ok(response) => response,
+                // Where the link leads is known even when nothing can be read there.
+                Err(fault) if at != path && !at.container.is_reserved() => {
+                    return Ok(pointed(&fault, &at, wanted.as_deref(), is_head));
                 }
+                Err(fault) => return Err(fault),
+            };
+            let is_version = response.headers().contains_key(super::versions::LINK);
+            let next = target(response.headers(), &at.account);
+            let found = text(response.headers(), "etag").unwrap_or_default();
+            // A link to a version stands for the version; any other must have the tag itself.
+            if let Some(wanted) = wanted.as_ref().filter(|_| !is_version)
+                && found != wanted
+            {
+                let fault = mismatch(found, wanted);
+                return Ok(pointed(&fault, &at, Some(wanted), is_head));
             }
-            wanted = text(response.headers(), TARGET_ETAG).map(str::to_owned);
+            let Some(next) = next else {
+                return Ok(arrived(response, &path, at));
+            };
+            if !is_version {
+                wanted = text(response.headers(), TARGET_ETAG).map(str::to_owned);
+            }
             // Only links the system made lead past the caller's own rights.
             if !next.container.is_reserved() {
                 head.extensions.remove::<Trusted>();
                 loops += 1;
-            } else if response.headers().contains_key(super::versions::LINK) {
+            } else if is_version {
                 head.extensions.insert(Trusted);
             } else {
                 return Err(Fault::NotFound);
@@ -162,6 +175,9 @@ impl Asking {
             let bytes = text(&there, "content-length").unwrap_or("0").to_owned();
             keep(&mut head, TARGET_ETAG, wanted);
             keep(&mut head, TARGET_BYTES, &bytes);
+            if let Some(etag) = text(&there, super::static_large::ETAG) {
+                annotations.push(("slo_etag", etag.to_owned()));
+            }
             annotations.push(("symlink_etag", wanted.clone()));
             annotations.push(("symlink_bytes", bytes));
             if !head.headers.contains_key(header::CONTENT_TYPE)
@@ -182,7 +198,7 @@ impl Asking {
         }
         for (name, value) in annotations {
             let name = format!("x-object-sysmeta-listing-{name}");
-            crate::fault::set_named(&mut head.headers, &name, &value);
+            set_named(&mut head.headers, &name, &value);
         }
         if !head.headers.contains_key(header::CONTENT_TYPE) {
             let kind = HeaderValue::from_static("application/symlink");
@@ -201,27 +217,33 @@ impl Asking {
         head: &Head,
         wanted: &str,
     ) -> Result<HeaderMap, Fault> {
-        let asked = bare(head, Method::HEAD);
+        let mut asked = bare(head, Method::HEAD);
+        set_query(&mut asked, &[("symlink", "get")]);
         let answer = Box::pin(self.versioned(target.clone(), asked, empty())).await;
         let there = match answer {
-            Ok(response) => response,
-            Err(Fault::NotFound) => {
+            Ok(response) if response.status().is_success() => response,
+            Ok(_) | Err(Fault::NotFound) => {
                 return Err(Fault::Conflict(
                     "X-Symlink-Target does not exist".to_owned(),
                 ));
             }
             Err(fault) => return Err(fault),
         };
-        let found = text(there.headers(), super::static_large::ETAG)
-            .or_else(|| text(there.headers(), "etag"))
+        let headers = there.headers();
+        let is_version = headers.contains_key(super::versions::LINK);
+        let of_version = |name| text(headers, name).filter(|_| is_version);
+        let found = of_version("x-object-sysmeta-listing-hash")
+            .or_else(|| text(headers, "etag"))
             .unwrap_or_default();
-        let own = text(there.headers(), "etag").unwrap_or_default();
-        if found != wanted && own != wanted {
+        if found != wanted {
             return Err(mismatch(found, wanted));
         }
-        let mut headers = there.headers().clone();
-        if let Some(size) = headers.get(super::static_large::SIZE).cloned() {
-            headers.insert(header::CONTENT_LENGTH, size);
+        let length = of_version("x-object-sysmeta-listing-bytes")
+            .or_else(|| text(headers, super::static_large::SIZE))
+            .map(str::to_owned);
+        let mut headers = headers.clone();
+        if let Some(length) = length {
+            set(&mut headers, header::CONTENT_LENGTH, &length);
         }
         Ok(headers)
     }
@@ -248,11 +270,12 @@ impl Asking {
         }
         let words = "The requested POST was applied to a symlink. POST directly to the target to apply requested metadata.";
         *response.status_mut() = StatusCode::TEMPORARY_REDIRECT;
-        set(
-            response.headers_mut(),
-            header::LOCATION,
-            &request_path(&next),
-        );
+        let wanted = text(there.headers(), TARGET_ETAG).map(str::to_owned);
+        let headers = response.headers_mut();
+        set(headers, header::LOCATION, &request_path(&next));
+        if let Some(wanted) = wanted {
+            set_named(headers, "x-symlink-target-etag", &wanted);
+        }
         response
             .headers_mut()
             .insert(header::CONTENT_LENGTH, HeaderValue::from(words.len()));
@@ -291,20 +314,19 @@ fn asked_target(headers: &HeaderMap, own: &ObjectPath) -> Result<ObjectPath, Fau
     Ok(target)
 }
 
-/// The end of a chain of links.
-fn arrived(
-    mut response: Response,
-    asked: &ObjectPath,
-    at: ObjectPath,
-    wanted: Option<&str>,
-) -> Result<Response, Fault> {
+/// A fault at a link's target, with where that is.
+fn pointed(fault: &Fault, at: &ObjectPath, wanted: Option<&str>, is_head: bool) -> Response {
+    let mut response = fault.response(is_head);
+    let headers = response.headers_mut();
+    set(headers, header::CONTENT_LOCATION, &request_path(at));
     if let Some(wanted) = wanted {
-        let found = text(response.headers(), "etag").unwrap_or_default();
-        let large = text(response.headers(), super::static_large::ETAG);
-        if found != wanted && large != Some(wanted) {
-            return Err(mismatch(large.unwrap_or(found), wanted));
-        }
+        set_named(headers, "x-symlink-target-etag", wanted);
     }
+    response
+}
+
+/// The end of a chain of links.
+fn arrived(mut response: Response, asked: &ObjectPath, at: ObjectPath) -> Response {
     if *asked != at {
         if !at.container.is_reserved() {
             set(
@@ -315,7 +337,7 @@ fn arrived(
         }
         response.extensions_mut().insert(AnsweredBy(at));
     }
-    Ok(response)
+    response
 }
 
 #[cfg(test)]

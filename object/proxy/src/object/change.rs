@@ -76,6 +76,30 @@ impl Core {
         Err(Fault::Unavailable)
     }
 
+    /// `X-If-Delete-At`: only what is to expire at that second.
+    async fn check_if_delete_at(
+        &self,
+        policy: PolicyIndex,
+        path: &ObjectPath,
+        request: &Head,
+    ) -> Result<(), Fault> {
+        let Some(wanted) = text(&request.headers, "x-if-delete-at") else {
+            return Ok(());
+        };
+        if wanted.parse::<u64>().is_err() {
+            return Err(Fault::BadRequest(
+                "Bad X-If-Delete-At header value".to_owned(),
+            ));
+        }
+        let known = self.head(policy, path).await?;
+        if known.info.metadata.get("x-delete-at") == Some(wanted) {
+            Ok(())
+        } else {
+            let words = "X-If-Delete-At and X-Delete-At do not match";
+            Err(Fault::PreconditionFailed(words.to_owned()))
+        }
+    }
+
     pub(super) async fn delete_object(
         &self,
         policy: PolicyIndex,
@@ -91,6 +115,7 @@ impl Core {
                 return Err(Fault::PreconditionFailed(PRECONDITION.to_owned()));
             }
         }
+        self.check_if_delete_at(policy, path, request).await?;
         for _ in 0..STAMPS_MAX {
             let timestamp = self.cluster.clock.stamp();
             let base = Delete {

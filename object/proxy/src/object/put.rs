@@ -25,6 +25,9 @@ use onggi_object_wire::{ChunkHasher, Place};
 
 const TIMESTAMP: http::HeaderName = http::HeaderName::from_static("x-timestamp");
 
+/// The last second an object can expire at.
+const DELETE_AT_MAX: u64 = 9_999_999_999;
+
 /// What a PUT is about, apart from its bytes.
 #[derive(Debug, Clone)]
 pub(super) struct NewObject {
@@ -126,22 +129,22 @@ pub(crate) fn expiry(
 ) -> Result<(), Fault> {
     let number = |name: &str, text: &str| {
         let plain = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
-        let value = if plain {
-            text.parse::<u64>().ok()
-        } else {
-            None
-        };
+        // Further than ten digits reach is never.
+        let value = plain.then(|| text.parse().unwrap_or(u64::MAX).min(DELETE_AT_MAX));
         value.ok_or_else(|| Fault::BadRequest(format!("Non-integer {name}")))
     };
     let seconds = now.to_utc().seconds();
     if let Some(after) = text(headers, "x-delete-after").filter(|text| !text.is_empty()) {
         let after = number("X-Delete-After", after)?;
-        metadata.insert("x-delete-at", seconds.saturating_add(after).to_string());
+        let at = seconds.saturating_add(after).min(DELETE_AT_MAX);
+        metadata.insert("x-delete-at", at.to_string());
     }
     let Some(at) = metadata.get("x-delete-at") else {
         return Ok(());
     };
-    if number("X-Delete-At", at)? <= seconds {
+    let at = number("X-Delete-At", at)?;
+    metadata.insert("x-delete-at", at.to_string());
+    if at <= seconds {
         return Err(Fault::BadRequest("X-Delete-At in past".to_owned()));
     }
     Ok(())
@@ -159,12 +162,17 @@ pub(crate) fn guess(name: &str) -> &'static str {
         "jpeg" | "jpg" => "image/jpeg",
         "js" => "application/javascript",
         "json" => "application/json",
+        "mp3" => "audio/mpeg",
         "mp4" => "video/mp4",
+        "ogg" => "audio/ogg",
         "pdf" => "application/pdf",
         "png" => "image/png",
         "svg" => "image/svg+xml",
         "tar" => "application/x-tar",
         "txt" => "text/plain",
+        "wav" => "audio/x-wav",
+        "webm" => "video/webm",
+        "webp" => "image/webp",
         "xml" => "text/xml",
         "zip" => "application/zip",
         _ => "application/octet-stream",
@@ -413,6 +421,12 @@ fn count_settled(answers: &[WriteAnswer]) -> usize {
 }
 
 fn announced_length(headers: &HeaderMap) -> Result<Option<u64>, Fault> {
+    let coding = text(headers, "transfer-encoding").map(str::trim);
+    if coding.is_some_and(|coding| !coding.eq_ignore_ascii_case("chunked")) {
+        return Err(Fault::NotImplemented(
+            "Transfer-Encoding can only be chunked".to_owned(),
+        ));
+    }
     let Some(value) = headers.get(header::CONTENT_LENGTH) else {
         return if headers.contains_key(header::TRANSFER_ENCODING) {
             Ok(None)
