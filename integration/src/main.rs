@@ -236,6 +236,7 @@ fn run(command: Command) -> Result<ExitCode> {
                 replicas,
                 port: place.port,
                 storage_domain: None,
+                policies: &[],
             };
             serve_cluster(objects, separate, false, place.state)?;
             Ok(ExitCode::SUCCESS)
@@ -247,6 +248,7 @@ fn run(command: Command) -> Result<ExitCode> {
                 replicas: 3,
                 port: place.port,
                 storage_domain: Some("example.com"),
+                policies: &["gold", "silver"],
             };
             serve_cluster(objects, false, true, place.state)?;
             Ok(ExitCode::SUCCESS)

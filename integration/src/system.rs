@@ -43,6 +43,8 @@ pub struct ObjectOptions {
     pub port: u16,
     /// The domain whose hosts name accounts and containers, if any.
     pub storage_domain: Option<&'static str>,
+    /// Names of storage policies, the default first; none for one without a name of its own.
+    pub policies: &'static [&'static str],
 }
 
 /// A user of v1 auth.
@@ -289,6 +291,13 @@ impl System {
             )?;
             if let Some(domain) = object.storage_domain {
                 writeln!(text, "storage_domain = \"{domain}\"")?;
+            }
+            for (index, name) in object.policies.iter().enumerate() {
+                let is_default = index == 0;
+                writeln!(
+                    text,
+                    "[[object.policies]]\nname = \"{name}\"\ndefault = {is_default}"
+                )?;
             }
             for (index, (address, devices)) in nodes.iter().enumerate() {
                 let devices = devices

@@ -159,11 +159,27 @@ pub struct Object {
     pub part_power: u8,
     /// Where the rings are; default: `object/rings` in the state folder.
     pub rings: Option<PathBuf>,
+    /// The storage policies, in the order of their numbers; default: one.
+    #[serde(default)]
+    pub policies: Vec<Policy>,
     /// Hosts below this domain name accounts and containers: `container.account.example.com`.
     pub storage_domain: Option<String>,
     /// The nodes of this host.
     #[serde(default = "default_nodes")]
     pub nodes: Vec<Node>,
+}
+
+/// `[[object.policies]]`: a name for a way to keep objects. Its number is its place in the list, and never changes.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Policy {
+    /// What users call it.
+    pub name: String,
+    /// Copies of objects under it; default: those of `[object]`.
+    pub replicas: Option<NonZeroU8>,
+    /// Whether containers get it that ask for none; exactly one is.
+    #[serde(default)]
+    pub default: bool,
 }
 
 /// `[[object.nodes]]`: one storage node and its devices.

@@ -214,6 +214,7 @@ fn full_disk() -> Result<Outcome> {
             replicas: 3,
             port: 0,
             storage_domain: None,
+            policies: &[],
         }),
         users: vec![User {
             account: "test",

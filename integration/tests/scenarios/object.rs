@@ -49,6 +49,7 @@ fn system() -> Result<System> {
             replicas: 3,
             port: 0,
             storage_domain: None,
+            policies: &[],
         }),
         users: vec![User {
             account: "test",

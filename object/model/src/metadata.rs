@@ -8,6 +8,7 @@ use crate::limits::{
     META_VALUE_BYTES_MAX,
 };
 use onggi_common_units::Timestamp;
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 /// Whose metadata it is; picks the header prefix.
@@ -148,13 +149,14 @@ impl Tally {
                 name: name.to_owned(),
             });
         }
-        if value.len() > META_VALUE_BYTES_MAX {
+        let value_length = value_bytes(value).len();
+        if value_length > META_VALUE_BYTES_MAX {
             return Err(MetadataError::ValueTooLong {
                 name: name.to_owned(),
             });
         }
         self.count += 1;
-        self.bytes += bare.len() + value.len();
+        self.bytes += bare.len() + value_length;
         if self.count > META_COUNT_MAX {
             return Err(MetadataError::TooMany);
         }
@@ -182,6 +184,36 @@ fn text<'a>(name: &str, value: &'a [u8]) -> Result<&'a str, MetadataError> {
     Ok(text.trim())
 }
 
+/// Begins a kept value that is no UTF-8: each further character is one of its bytes. No header value holds it.
+const RAW: char = '\u{1}';
+
+/// A value as its bytes were sent.
+#[must_use]
+pub fn value_bytes(value: &str) -> Cow<'_, [u8]> {
+    match value.strip_prefix(RAW) {
+        None => Cow::Borrowed(value.as_bytes()),
+        Some(raw) => raw
+            .chars()
+            .filter_map(|c| u8::try_from(u32::from(c)).ok())
+            .collect(),
+    }
+}
+
+/// An object's value: it may be any bytes, as Swift's may.
+fn object_text<'a>(name: &str, value: &'a [u8]) -> Result<Cow<'a, str>, MetadataError> {
+    match text(name, value) {
+        Ok(text) => Ok(Cow::Borrowed(text)),
+        Err(MetadataError::NotUtf8)
+            if core::str::from_utf8(value).is_err()
+                && value.iter().all(|byte| *byte >= 0x20 || *byte == b'\t') =>
+        {
+            let bytes = value.trim_ascii().iter().map(|byte| char::from(*byte));
+            Ok(Cow::Owned(core::iter::once(RAW).chain(bytes).collect()))
+        }
+        Err(error) => Err(error),
+    }
+}
+
 /// An object's metadata: header names in lower case and their values.
 #[derive(
     Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Default, serde::Serialize, serde::Deserialize,
@@ -206,11 +238,11 @@ impl Metadata {
             if !is_user && !kind.keeps(&name) {
                 continue;
             }
-            let value = text(&name, value)?;
-            tally.add(&name, value)?;
+            let value = object_text(&name, value)?;
+            tally.add(&name, &value)?;
             // An empty kept header means "none"; an empty user item is an item.
             if is_user || !value.is_empty() {
-                items.insert(name, value.to_owned());
+                items.insert(name, value.into_owned());
             }
         }
         Ok(Self(items))

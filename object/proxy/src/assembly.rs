@@ -7,7 +7,7 @@
 use crate::fault::{Fault, set};
 use crate::object::reading::piped;
 use crate::proxy::Asking;
-use crate::subrequest::{self, bare};
+use crate::subrequest::{self, Trusted, bare};
 use bytes::Bytes;
 use http::request::Parts as Head;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
@@ -155,6 +155,12 @@ impl Assembly {
         }
         if let Some(etag) = &part.etag {
             set(&mut head.headers, header::IF_MATCH, &format!("\"{etag}\""));
+        }
+        if part.through == Through::Nothing
+            && let Some(trusted) = self.head.extensions.get::<Trusted>()
+        {
+            // Several ranges of one stored object, which was allowed as a whole.
+            head.extensions.insert(*trusted);
         }
         let asking = self.asking.clone();
         let path = part.path.clone();

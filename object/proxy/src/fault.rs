@@ -2,6 +2,7 @@
 
 use http::{HeaderName, HeaderValue, StatusCode, header};
 use onggi_common_service::http::{Response, empty, full};
+use onggi_object_model::metadata::value_bytes;
 use onggi_object_model::path::encode_rest;
 
 /// Why a request is not answered as it wished.
@@ -218,7 +219,7 @@ impl Fault {
 
 /// Sets a header to a text. What no header can hold is left out.
 pub(crate) fn set(headers: &mut http::HeaderMap, name: HeaderName, value: &str) {
-    if let Ok(value) = HeaderValue::from_bytes(value.as_bytes()) {
+    if let Ok(value) = HeaderValue::from_bytes(&value_bytes(value)) {
         headers.insert(name, value);
     }
 }

@@ -75,6 +75,8 @@ pub(crate) fn bare(from: &Head, method: Method) -> Head {
         }
     }
     head.headers = headers;
+    // What was allowed was this one thing: a request for another is judged by itself.
+    head.extensions.remove::<Trusted>();
     head.extensions.remove::<EtagAt>();
     head
 }
@@ -128,7 +130,9 @@ mod tests {
         asked
             .headers
             .insert(header::IF_MATCH, HeaderValue::from_static("x"));
+        asked.extensions.insert(Trusted);
         let bare = bare(&asked, Method::HEAD);
         assert_eq!((bare.headers.len(), bare.uri.query()), (1, None));
+        assert!(bare.extensions.get::<Trusted>().is_none());
     }
 }

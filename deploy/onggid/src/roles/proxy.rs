@@ -1,12 +1,14 @@
 //! The front door of the object store.
 
 use super::{bind, finish, rings, secrets, serve};
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use onggi_common_host::{Clock, Entropy, SystemClock, SystemEntropy};
 use onggi_common_identity::Verifier;
 use onggi_common_identity::feed::RevocationFeed;
+use onggi_common_service::config::Object;
 use onggi_common_service::{Config, Drain};
 use onggi_object_client::{HttpClient, Nodes, Timeouts};
+use onggi_object_model::{Policy, PolicyIndex};
 use onggi_object_proxy::{Options, Parts, Proxy};
 use std::sync::Arc;
 
@@ -51,6 +53,9 @@ pub(crate) async fn proxy(config: &Config, drain: &Drain) -> Result<()> {
         rings::folder(config, object),
         config.identity.listen.to_string(),
     );
+    if !object.policies.is_empty() {
+        options.policies = policies(object)?;
+    }
     options.storage_domain.clone_from(&object.storage_domain);
     let proxy = Arc::new(Proxy::new(options, parts)?);
     let watcher = {
@@ -63,4 +68,21 @@ pub(crate) async fn proxy(config: &Config, drain: &Drain) -> Result<()> {
         task.await.context("a task of the proxy panicked")?;
     }
     Ok(())
+}
+
+/// The storage policies, numbered by their places.
+fn policies(object: &Object) -> Result<Vec<Policy>> {
+    let defaults = object.policies.iter().filter(|policy| policy.default);
+    ensure!(
+        defaults.count() == 1,
+        "exactly one of object.policies must be the default"
+    );
+    let policies = object.policies.iter().enumerate().map(|(index, policy)| {
+        Ok(Policy {
+            index: PolicyIndex::new(u16::try_from(index)?),
+            name: policy.name.clone(),
+            is_default: policy.default,
+        })
+    });
+    policies.collect()
 }

@@ -6,6 +6,7 @@ use onggi_common_service::Config;
 use onggi_common_service::config::Object;
 use onggi_common_units::UtcTime;
 use onggi_object_ring::{NewDevice, PartPower, RingBuilder};
+use std::num::NonZeroU8;
 use std::path::{Path, PathBuf};
 
 /// The three rings; objects of further policies have `object-N`.
@@ -30,19 +31,26 @@ pub(crate) fn folder(config: &Config, object: &Object) -> PathBuf {
 pub(crate) fn make_missing(config: &Config, object: &Object, now: UtcTime) -> Result<()> {
     let folder = folder(config, object);
     durable::create_dir_all(&folder)?;
-    for name in RINGS {
+    let own = RINGS.map(|name| (name.to_owned(), object.replicas));
+    let further = object.policies.iter().enumerate().skip(1);
+    let further = further.map(|(index, policy)| {
+        let replicas = policy.replicas.unwrap_or(object.replicas);
+        (format!("object-{index}"), replicas)
+    });
+    for (name, replicas) in own.into_iter().chain(further) {
         let path = folder.join(format!("{name}.ring.gz"));
         if !path.exists() {
-            make(object, &path, now).with_context(|| format!("making the {name} ring"))?;
+            make(object, replicas, &path, now)
+                .with_context(|| format!("making the {name} ring"))?;
             tracing::info!(ring = %path.display(), "made");
         }
     }
     Ok(())
 }
 
-fn make(object: &Object, path: &Path, now: UtcTime) -> Result<()> {
+fn make(object: &Object, replicas: NonZeroU8, path: &Path, now: UtcTime) -> Result<()> {
     let power = PartPower::new(object.part_power).context("part_power")?;
-    let mut builder = RingBuilder::new(power, f64::from(object.replicas.get()), MIN_PART_HOURS)?;
+    let mut builder = RingBuilder::new(power, f64::from(replicas.get()), MIN_PART_HOURS)?;
     builder.set_overload(OVERLOAD)?;
     for node in &object.nodes {
         let ip = node.address.ip().to_string();

@@ -67,11 +67,24 @@ fn limits_are_exact() {
 }
 
 #[test]
-fn values_that_are_no_utf8_are_refused() {
-    let bad = Metadata::from_headers([("x-object-meta-a", &b"\xff"[..])]);
-    assert_eq!(bad, Err(MetadataError::NotUtf8));
+fn values_that_are_no_utf8_come_back_as_they_were_but_control_characters_are_refused() {
+    let raw = b"caf\xe9 \xff";
+    let kept = Metadata::from_headers([("x-object-meta-a", &raw[..])]).unwrap();
+    let value = kept.get("x-object-meta-a").unwrap();
+    assert_eq!(&*value_bytes(value), raw);
+    assert_eq!(&*value_bytes("한"), "한".as_bytes());
+    for bad in [&b"a\xff\n"[..], b"a\x01", b"\x01\xff"] {
+        let bad = Metadata::from_headers([("x-object-meta-a", bad)]);
+        assert_eq!(bad, Err(MetadataError::NotUtf8));
+    }
+    let at = Timestamp::from_ticks(1).unwrap();
+    let container = StampedMetadata::from_headers(
+        MetadataKind::Container,
+        [("x-container-meta-a", &raw[..])],
+        at,
+    );
+    assert_eq!(container, Err(MetadataError::NotUtf8));
 }
-
 #[test]
 fn a_container_item_is_set_and_removed_in_two_ways() {
     let mut all = container(

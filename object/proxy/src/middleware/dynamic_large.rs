@@ -19,8 +19,8 @@ use onggi_object_model::{
 
 /// The header that names container and prefix.
 const MANIFEST: &str = "x-object-manifest";
-/// Segments of one object: ten pages of a listing.
-const SEGMENTS_MAX: usize = 10 * CONTAINER_LISTING_MAX;
+/// Segments of one object: two pages of a listing.
+const SEGMENTS_MAX: usize = 2 * CONTAINER_LISTING_MAX;
 
 /// `container/prefix`, decoded.
 fn parse(value: &str) -> Option<(ContainerName, String)> {

@@ -442,6 +442,23 @@ mod tests {
     }
 
     #[test]
+    fn a_key_opens_its_own_account_or_container_and_nothing_of_the_systems() {
+        let account = Scope::Account("AUTH_a".parse().unwrap());
+        let covers = |scope: &Scope, path: &str| scope.covers(&Resource::parse(path).unwrap());
+        assert!(covers(&account, "/v1/AUTH_a/c/o") && covers(&account, "/v1/AUTH_a/c"));
+        assert!(!covers(&account, "/v1/AUTH_a") && !covers(&account, "/v1/AUTH_b/c/o"));
+        let own = ContainerPath {
+            account: "AUTH_a".parse().unwrap(),
+            container: "c".parse().unwrap(),
+        };
+        let container = Scope::Container(own.clone());
+        assert!(covers(&container, "/v1/AUTH_a/c/o"));
+        assert!(!covers(&container, "/v1/AUTH_a/d/o") && !covers(&container, "/v1/AUTH_b/c/o"));
+        let hidden = Resource::Container(crate::middleware::versions::hidden(&own).unwrap());
+        assert!(!account.covers(&hidden) && !container.covers(&hidden));
+    }
+
+    #[test]
     fn a_file_name_cannot_end_the_header() {
         let quoted = quoted("a\"b\r\nSet-Cookie: x");
         assert!(!quoted.contains(['\r', '\n']), "{quoted}");

@@ -76,6 +76,27 @@ impl Core {
         Err(Fault::Unavailable)
     }
 
+    /// `If-Match` and the like.
+    async fn check_delete_condition(
+        &self,
+        policy: PolicyIndex,
+        path: &ObjectPath,
+        request: &Head,
+    ) -> Result<(), Fault> {
+        let condition = super::answer::condition(request);
+        if condition.is_empty() {
+            return Ok(());
+        }
+        let known = self.head(policy, path).await?;
+        let etag = super::answer::compared_etag(request, &known);
+        let current = Some((etag.as_str(), known.info.timestamp()));
+        if condition.judge_write(current) == Verdict::Proceed {
+            Ok(())
+        } else {
+            Err(Fault::PreconditionFailed(PRECONDITION.to_owned()))
+        }
+    }
+
     /// `X-If-Delete-At`: only what is to expire at that second.
     async fn check_if_delete_at(
         &self,
@@ -106,15 +127,7 @@ impl Core {
         path: &ObjectPath,
         request: &Head,
     ) -> Result<Response, Fault> {
-        let condition = super::answer::condition(request);
-        if !condition.is_empty() {
-            let known = self.head(policy, path).await?;
-            let etag = super::answer::compared_etag(request, &known);
-            let current = Some((etag.as_str(), known.info.timestamp()));
-            if condition.judge_write(current) != Verdict::Proceed {
-                return Err(Fault::PreconditionFailed(PRECONDITION.to_owned()));
-            }
-        }
+        self.check_delete_condition(policy, path, request).await?;
         self.check_if_delete_at(policy, path, request).await?;
         for _ in 0..STAMPS_MAX {
             let timestamp = self.cluster.clock.stamp();
