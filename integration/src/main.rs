@@ -6,8 +6,10 @@
 
 use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand};
-use onggi_common_units::{ByteCount, ByteCountError};
+use onggi_common_units::ByteCount;
+use onggi_integration::bench::{self, IscsiBench};
 use onggi_integration::guest::{self, Image, Sockets};
+use onggi_integration::parse_size;
 use onggi_integration::powercut::volume;
 use onggi_integration::serve::{self, Cluster};
 use onggi_integration::serve_target::{self, Target};
@@ -36,6 +38,15 @@ enum Command {
     /// A set-up in the foreground: one JSON line when it is ready, an orderly end on SIGTERM.
     #[command(subcommand)]
     Serve(ServeCommand),
+    /// How fast it is: medians of alternating runs.
+    #[command(subcommand)]
+    Bench(BenchCommand),
+}
+
+#[derive(Debug, Subcommand)]
+enum BenchCommand {
+    /// The iSCSI target beside tgtd, if that is installed, and beside bare TCP
+    Iscsi(IscsiBench),
 }
 
 #[derive(Debug, Subcommand)]
@@ -154,16 +165,6 @@ fn main() -> ExitCode {
     }
 }
 
-/// `2G`, `512M` and the forms of the configuration file.
-fn parse_size(text: &str) -> Result<ByteCount, String> {
-    let long = match text.as_bytes().last() {
-        Some(b'K' | b'M' | b'G' | b'T') => format!("{text}iB"),
-        _ => text.to_owned(),
-    };
-    long.parse()
-        .map_err(|error: ByteCountError| error.to_string())
-}
-
 fn serve_cluster(
     objects: ObjectOptions,
     separate: bool,
@@ -253,11 +254,21 @@ fn run(command: Command) -> Result<ExitCode> {
             serve_cluster(objects, false, true, place.state)?;
             Ok(ExitCode::SUCCESS)
         }
-        Command::Guest(GuestCommand::Start {
+        Command::Bench(BenchCommand::Iscsi(options)) => {
+            bench::iscsi(&options, |line| println!("{line}"))?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Guest(command) => run_guest(command),
+    }
+}
+
+fn run_guest(command: GuestCommand) -> Result<ExitCode> {
+    match command {
+        GuestCommand::Start {
             image,
             folder,
             name,
-        }) => {
+        } => {
             let disk = folder.join(format!("{name}.disk"));
             let file = std::fs::File::create(&disk).context("making the guest's disk")?;
             file.set_len(64 << 20).context("sizing the guest's disk")?;
@@ -265,11 +276,11 @@ fn run(command: Command) -> Result<ExitCode> {
             println!("{pid}");
             Ok(ExitCode::SUCCESS)
         }
-        Command::Guest(GuestCommand::Run {
+        GuestCommand::Run {
             folder,
             name,
             command,
-        }) => {
+        } => {
             let answer = guest::run(&Sockets::of(&folder, &name), &command)?;
             print!("{}", answer.output);
             Ok(ExitCode::from(answer.status))

@@ -16,6 +16,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     ),
     ("target::qemu_img_converts_and_compares_with_chap", qemu_img),
     ("target::a_wrong_secret_is_refused", wrong_secret),
+    ("target::the_benchmark_measures_something", benchmark),
 ];
 
 const USER: &str = "onggi-user";
@@ -50,6 +51,40 @@ fn url(served: &Served, secret: &str) -> Result<String> {
 
 fn text(program: &Path, arguments: &[&str]) -> Result<String> {
     Ok(String::from_utf8_lossy(&run(program, arguments, &[])?.stdout).into_owned())
+}
+
+/// A short run of `integration/bench`: that it works, not how fast anything is.
+fn benchmark() -> Result<Outcome> {
+    let bench = onggi_integration::system::program("onggi-integration")?;
+    let arguments = [
+        "bench",
+        "iscsi",
+        "--alone",
+        "--runs",
+        "1",
+        "--seconds",
+        "0.2",
+        "--size",
+        "64M",
+    ];
+    let workloads = [
+        "--workload",
+        "randrw70",
+        "--workload",
+        "seqwrite",
+        "--workload",
+        "x4",
+    ];
+    let table = text(&bench, &[&arguments[..], &workloads].concat())?;
+    for workload in ["randrw70-4k-qd32", "randread-4k-qd32x4", "seqwrite-1m-qd8"] {
+        let line = table.lines().find(|line| line.starts_with(workload));
+        let measured = line.and_then(|line| line.split_whitespace().nth(1)?.parse::<u64>().ok());
+        ensure!(
+            measured.is_some_and(|count| count > 0),
+            "{workload}: {table}"
+        );
+    }
+    Ok(Outcome::Passed)
 }
 
 fn libiscsi_tools() -> Result<Outcome> {

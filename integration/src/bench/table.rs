@@ -1,0 +1,95 @@
+//! The printed comparison.
+
+use super::{Measured, Workload};
+
+/// What the columns mean.
+pub(crate) const LEGEND: &str = "medians; x = ours / theirs (per second: more is better; all others: less is better); times and \
+cpu in microseconds, cpu = of the server, for one request; bare = our share of what TCP alone does with messages of \
+this shape";
+
+/// A workload's medians.
+#[derive(Debug)]
+pub(crate) struct Row {
+    pub(crate) workload: Workload,
+    pub(crate) ours: Measured,
+    pub(crate) theirs: Option<Measured>,
+    /// Exchanges of bare TCP in a second.
+    pub(crate) bare: f64,
+}
+
+/// The middle of the values, or the mean of the two in the middle; 0 of none.
+pub(crate) fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    let middle = values.len() / 2;
+    match values.as_slice() {
+        [] => 0.0,
+        values if values.len() % 2 == 1 => values[middle],
+        values => f64::midpoint(values[middle - 1], values[middle]),
+    }
+}
+
+/// The head of the table.
+pub(crate) fn head(has_peer: bool) -> String {
+    if has_peer {
+        format!(
+            "{:<20} {:>8} {:>8} {:>5} | {:>7} {:>7} {:>5} | {:>7} {:>7} {:>5} | {:>6} {:>6} {:>5} | {:>5}",
+            "workload",
+            "ours/s",
+            "tgtd/s",
+            "x",
+            "p50",
+            "tgtd",
+            "x",
+            "p99",
+            "tgtd",
+            "x",
+            "cpu",
+            "tgtd",
+            "x",
+            "bare"
+        )
+    } else {
+        format!(
+            "{:<20} {:>8} | {:>7} {:>7} | {:>6} | {:>5}",
+            "workload", "ours/s", "p50", "p99", "cpu", "bare"
+        )
+    }
+}
+
+impl Row {
+    /// Its line.
+    pub(crate) fn text(&self) -> String {
+        let (name, ours) = (self.workload.name, &self.ours);
+        let bare = format!("{:.0}%", 100.0 * ours.per_second / self.bare.max(1.0));
+        let Some(theirs) = &self.theirs else {
+            return format!(
+                "{name:<20} {:>8.0} | {:>7.1} {:>7.1} | {:>6.2} | {bare:>5}",
+                ours.per_second, ours.p50, ours.p99, ours.server_cpu
+            );
+        };
+        let pair = |value: fn(&Measured) -> f64, width: usize, digits: usize| {
+            let (one, other) = (value(ours), value(theirs));
+            let ratio = if other > 0.0 { one / other } else { 0.0 };
+            format!("{one:>width$.digits$} {other:>width$.digits$} {ratio:>5.2}")
+        };
+        format!(
+            "{name:<20} {} | {} | {} | {} | {bare:>5}",
+            pair(|run| run.per_second, 8, 0),
+            pair(|run| run.p50, 7, 1),
+            pair(|run| run.p99, 7, 1),
+            pair(|run| run.server_cpu, 6, 2),
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::median;
+
+    #[test]
+    fn the_median_is_the_middle_or_the_mean_of_the_two_in_the_middle() {
+        assert!((median(vec![3.0, 1.0, 2.0]) - 2.0).abs() < 1e-9);
+        assert!((median(vec![4.0, 1.0, 2.0, 3.0]) - 2.5).abs() < 1e-9);
+        assert!(median(Vec::new()).abs() < 1e-9);
+    }
+}
