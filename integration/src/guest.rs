@@ -115,7 +115,7 @@ pub fn await_boot(sockets: &Sockets) -> Result<()> {
     let deadline = Instant::now() + BOOT_TIME_MAX;
     loop {
         // What is sent before the guest's driver opens the port loses its first bytes: ask again until it is whole.
-        match ask(sockets, "true", Duration::from_secs(2)) {
+        match ask(sockets, "true", Duration::from_millis(500)) {
             Ok(_) => return Ok(()),
             Err(error) if Instant::now() >= deadline => return Err(error),
             Err(_) => {}
