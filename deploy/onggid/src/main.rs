@@ -7,6 +7,7 @@
 
 mod check;
 mod locate;
+mod ring;
 mod roles;
 mod state;
 mod status;
@@ -92,6 +93,8 @@ enum Command {
     /// Objects, seen from the storage nodes
     #[command(subcommand)]
     Object(ObjectCommand),
+    /// Make and change rings, as swift-ring-builder does; it reads and writes Swift's own files
+    Ring(Box<ring::RingArguments>),
 }
 
 #[derive(Debug, Subcommand)]
@@ -125,7 +128,8 @@ fn main() -> ExitCode {
         | Command::CheckConfig(_)
         | Command::Status { .. }
         | Command::Pool(_)
-        | Command::Object(_) => 1,
+        | Command::Object(_)
+        | Command::Ring(_) => 1,
     };
     match dispatch(command) {
         Ok(code) => code,
@@ -179,6 +183,7 @@ fn dispatch(command: Command) -> Result<ExitCode> {
             roles::pool::release(&Config::load(&common.config)?)?;
             Ok(ExitCode::SUCCESS)
         }
+        Command::Ring(arguments) => Ok(ring::run(*arguments)),
         Command::Object(ObjectCommand::Locate { common, path, json }) => {
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
