@@ -15,6 +15,7 @@ mod live_guest;
 mod needs;
 mod object;
 mod powercut;
+mod ring;
 mod served;
 mod target;
 mod tidy;
@@ -46,6 +47,7 @@ fn main() -> ExitCode {
         powercut::SCENARIOS,
         faults::SCENARIOS,
         functional::SCENARIOS,
+        ring::SCENARIOS,
     ]
     .concat();
     let (mut passed, mut failed, mut skipped, mut filtered) = (0, 0, 0, 0);
