@@ -7,6 +7,8 @@ mod commands;
 #[cfg(test)]
 mod conformance;
 #[cfg(test)]
+mod corpus;
+#[cfg(test)]
 mod faults;
 #[cfg(test)]
 mod harness;
