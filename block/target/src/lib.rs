@@ -24,6 +24,7 @@ pub mod opening;
 mod options;
 mod peer;
 mod portal;
+mod redirect;
 mod registry;
 mod sessions;
 mod store;
@@ -32,6 +33,7 @@ mod unit;
 
 pub use control::{Client, ClientError, RefusalCode};
 pub use export::{Access, ChapPair, ExportSpec, ExportStatus, PortalStatus, SessionStatus};
-pub use options::{Limits, Options};
+pub use onggi_block_iscsi::login::ChapPolicy;
+pub use options::{Limits, Options, PortalGroup};
 pub use store::StoreError;
 pub use target::{Target, TargetError, run};

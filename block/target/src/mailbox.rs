@@ -1,13 +1,14 @@
 //! Messages to a data thread: new connections, finished jobs, orders to cut.
 
 use crate::medium::Finished;
+use crate::portal::Entrance;
 use onggi_block_iscsi::TaskId;
+use onggi_block_iscsi::connection::TaskManagementId;
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::Errno;
 use std::io;
-use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 /// Names a connection for as long as the process lives.
@@ -18,11 +19,7 @@ pub(crate) struct ConnectionId(pub(crate) u64);
 #[derive(Debug)]
 pub(crate) enum Message {
     /// A connection that was accepted: it is yours.
-    Accepted {
-        socket: OwnedFd,
-        peer: SocketAddr,
-        portal: SocketAddr,
-    },
+    Accepted { socket: OwnedFd, entrance: Entrance },
     /// A job for one of your connections has ended.
     Finished {
         connection: ConnectionId,
@@ -35,10 +32,42 @@ pub(crate) enum Message {
     Replaced { connection: ConnectionId },
     /// Another session reset the unit: this connection's tasks are void.
     AbortTasks { connection: ConnectionId },
+    /// The same, and the notice is let go of when none of them touches the medium any more.
+    AbortTasksFor {
+        connection: ConnectionId,
+        notice: Arc<Notice>,
+    },
+    /// The tasks of the other sessions that this request voids have left the medium.
+    AbortedElsewhere {
+        connection: ConnectionId,
+        request: TaskManagementId,
+    },
+    /// Ask this connection's initiator to log out within this time.
+    RequestLogout {
+        connection: ConnectionId,
+        within: Duration,
+    },
     /// Ask the initiators to log out within this time.
     Drain { within: Duration },
     /// End everything and return.
     Stop,
+}
+
+/// Tells a connection that a task management request of it is done elsewhere, when the last who has it lets go.
+#[derive(Debug)]
+pub(crate) struct Notice {
+    pub(crate) mailbox: Arc<Mailbox>,
+    pub(crate) connection: ConnectionId,
+    pub(crate) request: TaskManagementId,
+}
+
+impl Drop for Notice {
+    fn drop(&mut self) {
+        self.mailbox.post(Message::AbortedElsewhere {
+            connection: self.connection,
+            request: self.request,
+        });
+    }
 }
 
 /// Where messages to a data thread wait.

@@ -5,27 +5,29 @@
 //! another way to move bytes.
 
 mod login;
+mod management;
 
 use crate::access::Seeker;
 use crate::copying;
 use crate::mailbox::{ConnectionId, Mailbox};
 use crate::media_pool::{DurableReply, MediaPool, ReplyTo};
 use crate::medium::{Buffers, Finished, ShareIndex, try_inline};
+use crate::portal::Entrance;
+use crate::redirect::Redirects;
 use crate::registry::Registry;
 use crate::sessions::Sessions;
 use crate::unit::{Begun, Reach, Unit};
 use bytes::Bytes;
 use login::Offered;
-use onggi_block_iscsi::connection::{SendTargets, TargetFilter, TargetRecord, TaskManagementId};
-use onggi_block_iscsi::pdu::{EncodedPdu, TaskManagementFunction, TaskManagementResponseCode};
+use management::{Abort, Awaited};
+use onggi_block_iscsi::connection::{SendTargets, TargetFilter, TargetRecord};
+use onggi_block_iscsi::pdu::EncodedPdu;
 use onggi_block_iscsi::{
     CloseReason, Command, Completion, Connection, Event, IscsiName, TargetConfig, TaskId,
-    TaskManagement,
 };
 use onggi_block_scsi::{CdbBytes, Lun, MediaOp, MissingUnit, Nexus, Outcome, Response, Status};
 use onggi_common_host::Entropy;
-use std::collections::{HashMap, HashSet};
-use std::net::SocketAddr;
+use std::collections::HashMap;
 use std::sync::atomic::AtomicU16;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -38,7 +40,8 @@ pub(crate) struct Shared {
     pub(crate) pool: MediaPool,
     pub(crate) entropy: SharedEntropy,
     pub(crate) limits: crate::options::Limits,
-    pub(crate) portal_group: u16,
+    pub(crate) redirects: Redirects,
+    pub(crate) data_threads: usize,
     /// What SendTargets tells, once the portals are bound.
     pub(crate) advertised: OnceLock<Vec<(String, u16)>>,
     pub(crate) next_tsih: AtomicU16,
@@ -60,23 +63,44 @@ pub(crate) struct Thread {
     pub(crate) mailbox: Arc<Mailbox>,
     pub(crate) share: ShareIndex,
     pub(crate) now: Duration,
+    /// What its connections hold, and how much that may be before each has to do with the least.
+    pub(crate) held_bytes: usize,
+    pub(crate) bytes_max: usize,
     /// Where cached reads land before they are sent.
     pub(crate) buffers: Arc<Buffers>,
+}
+
+impl Thread {
+    const fn is_short_of_memory(&self) -> bool {
+        self.held_bytes > self.bytes_max
+    }
+
+    fn connection_bytes_max(&self) -> usize {
+        let limits = &self.shared.limits;
+        if self.is_short_of_memory() {
+            limits.connection_bytes_min.min(limits.connection_bytes_max)
+        } else {
+            limits.connection_bytes_max
+        }
+    }
 }
 
 /// A connection and what it is about.
 #[derive(Debug)]
 pub(crate) struct Peer {
     id: ConnectionId,
-    address: SocketAddr,
-    portal: SocketAddr,
+    entrance: Entrance,
     connection: Connection,
     stage: Stage,
     /// Sessions this one replaces that are not gone yet. Until then nothing is answered and nothing begun.
     awaited: usize,
     outstanding: HashMap<TaskId, Outstanding>,
     outstanding_bytes: usize,
+    /// What it counts for in the thread's sum.
+    accounted_bytes: usize,
+    is_short_of_memory: bool,
     aborts: Vec<Abort>,
+    notices: Vec<Awaited>,
     why_closed: Option<CloseReason>,
     /// It was ended from here: nothing more is said.
     is_cut: bool,
@@ -116,30 +140,25 @@ impl Outstanding {
     }
 }
 
-/// A task management request that is answered when these tasks have left the medium.
-#[derive(Debug)]
-struct Abort {
-    id: TaskManagementId,
-    tasks: HashSet<TaskId>,
-}
-
 impl Peer {
     pub(crate) fn new(
         id: ConnectionId,
-        addresses: (SocketAddr, SocketAddr),
+        entrance: Entrance,
         config: TargetConfig,
         now: Duration,
     ) -> Self {
         Self {
             id,
-            address: addresses.0,
-            portal: addresses.1,
+            entrance,
             connection: Connection::new(config, now),
             stage: Stage::Login(None),
             awaited: 0,
             outstanding: HashMap::new(),
             outstanding_bytes: 0,
+            accounted_bytes: 0,
+            is_short_of_memory: false,
             aborts: Vec::new(),
+            notices: Vec::new(),
             why_closed: None,
             is_cut: false,
             commands: 0,
@@ -166,7 +185,24 @@ impl Peer {
         let held = self
             .outstanding_bytes
             .saturating_add(self.connection.transmit_backlog_bytes());
-        held < thread.shared.limits.connection_bytes_max
+        held < thread.connection_bytes_max()
+    }
+
+    /// Keeps the thread's sum of what its connections hold; with too much in all, each has to do with the least.
+    pub(crate) fn account(&mut self, thread: &mut Thread) {
+        let held = self
+            .outstanding_bytes
+            .saturating_add(self.connection.held_bytes());
+        thread.held_bytes = thread
+            .held_bytes
+            .saturating_sub(self.accounted_bytes)
+            .saturating_add(held);
+        self.accounted_bytes = held;
+        let is_short = thread.is_short_of_memory();
+        if std::mem::replace(&mut self.is_short_of_memory, is_short) != is_short {
+            let most = u64::try_from(thread.connection_bytes_max()).unwrap_or(u64::MAX);
+            self.connection.limit_writes(most);
+        }
     }
 
     /// The next PDU to send.
@@ -213,7 +249,7 @@ impl Peer {
                 Event::SendTargets(request) => self.send_targets(request, thread),
                 Event::Logout => tracing::debug!(connection = self.id.0, "logout"),
                 Event::Closed(reason) => {
-                    tracing::debug!(connection = self.id.0, peer = %self.address, %reason, "closed");
+                    tracing::debug!(connection = self.id.0, peer = %self.entrance.peer, %reason, "closed");
                     self.why_closed = Some(reason);
                 }
             }
@@ -228,20 +264,21 @@ impl Peer {
     }
 
     /// Gives up what the session held. Call it once the connection is closed and idle.
-    pub(crate) fn end(self, shared: &Shared) {
+    pub(crate) fn end(self, thread: &mut Thread) {
         let id = self.id;
+        thread.held_bytes = thread.held_bytes.saturating_sub(self.accounted_bytes);
         if let Stage::Normal(normal) = self.stage {
             tracing::info!(
                 connection = id.0,
                 target = %normal.target,
                 initiator = %normal.nexus.initiator,
-                peer = %self.address,
+                peer = %self.entrance.peer,
                 reason = self.why_closed.map_or_else(|| "connection lost".to_owned(), |reason| reason.to_string()),
                 "session ended"
             );
             // The unit forgets the nexus before a session that waits for this one goes on.
             drop(normal);
-            shared.sessions.end(id);
+            thread.shared.sessions.end(id);
         }
     }
 
@@ -352,26 +389,9 @@ impl Peer {
             outstanding.wanted_bytes,
             descriptor,
         );
-        let is_aborted = self.aborts.iter().any(|abort| abort.tasks.contains(&task));
-        if !is_aborted {
+        if !self.leave(task) {
             self.connection.complete(task, completion);
-            return;
         }
-        for abort in &mut self.aborts {
-            abort.tasks.remove(&task);
-        }
-        self.answer_aborts();
-    }
-
-    fn answer_aborts(&mut self) {
-        let connection = &mut self.connection;
-        self.aborts.retain(|abort| {
-            let is_done = abort.tasks.is_empty();
-            if is_done {
-                connection.answer_task_management(abort.id, TaskManagementResponseCode::Complete);
-            }
-            !is_done
-        });
     }
 
     /// A session that this one replaces is gone.
@@ -387,78 +407,6 @@ impl Peer {
         {
             normal.reach = Some(normal.unit.attach(&normal.nexus));
         }
-    }
-
-    /// Another session reset the unit.
-    pub(crate) fn abort_tasks(&mut self) {
-        self.connection.abort_tasks(|_| true);
-    }
-
-    // An aborted task is gone for the initiator when the answer comes, so the answer waits for jobs under way: RFC 7143
-    // §4.2.3.3, a write of it must not reach the medium afterwards.
-    fn task_management(&mut self, request: TaskManagement, thread: &Thread) {
-        use TaskManagementFunction as Function;
-        let Stage::Normal(normal) = &self.stage else {
-            return;
-        };
-        let names_unit = Lun::from_field(request.lun.0) == Some(normal.unit.lun());
-        let tasks: HashSet<TaskId> = match request.function {
-            Function::AbortTask => {
-                let task = request.referenced.filter(|task| self.ends(task));
-                let Some(task) = task else {
-                    // It was answered before its abort was looked at: both came in one go.
-                    let response = TaskManagementResponseCode::TaskDoesNotExist;
-                    self.connection.answer_task_management(request.id, response);
-                    return;
-                };
-                HashSet::from([task])
-            }
-            Function::AbortTaskSet | Function::ClearTaskSet | Function::LogicalUnitReset
-                if !names_unit =>
-            {
-                let response = TaskManagementResponseCode::LunDoesNotExist;
-                self.connection.answer_task_management(request.id, response);
-                return;
-            }
-            Function::AbortTaskSet => self.tasks_that_end(),
-            Function::ClearTaskSet | Function::LogicalUnitReset | Function::TargetWarmReset => {
-                thread
-                    .shared
-                    .sessions
-                    .abort_others(normal.target.as_str(), self.id);
-                if request.function != Function::ClearTaskSet {
-                    normal.unit.reset();
-                }
-                self.tasks_that_end()
-            }
-            Function::ClearAca
-            | Function::TargetColdReset
-            | Function::TaskReassign
-            | Function::QueryTask
-            | Function::QueryTaskSet
-            | Function::NexusReset
-            | Function::QueryAsynchronousEvent
-            | Function::Other(_) => {
-                let response = TaskManagementResponseCode::NotSupported;
-                self.connection.answer_task_management(request.id, response);
-                return;
-            }
-        };
-        self.aborts.push(Abort {
-            id: request.id,
-            tasks,
-        });
-        self.answer_aborts();
-    }
-
-    fn ends(&self, task: &TaskId) -> bool {
-        let task = self.outstanding.get(task);
-        task.is_some_and(|task| !task.outlives_session())
-    }
-
-    fn tasks_that_end(&self) -> HashSet<TaskId> {
-        let tasks = self.outstanding.keys().copied();
-        tasks.filter(|task| self.ends(task)).collect()
     }
 
     fn send_targets(&mut self, request: SendTargets, thread: &Thread) {

@@ -56,6 +56,8 @@ pub(crate) enum RegistryError {
     Medium(#[from] MediumError),
     #[error("sessions of {iqn} did not end within {CUT_TIME_MAX:?}: ask again")]
     Busy { iqn: String },
+    #[error("{to:?} is no address an initiator can be sent to: host:port, perhaps with ,group")]
+    Address { to: String },
     #[error(transparent)]
     Store(#[from] StoreError),
     #[error("the kept reservations contradict themselves: {0}")]
@@ -493,6 +495,21 @@ impl Registry {
             self.opener.store.remove(iqn)?;
         }
         Ok(())
+    }
+
+    /// Asks the initiators of an export, or of all, to log out, and ends the sessions that are left after `within`.
+    pub(crate) fn drain(&self, iqn: Option<&str>, within: Duration) -> Result<(), RegistryError> {
+        let is_meant = |name: &str| iqn.is_none_or(|iqn| iqn == name);
+        let drained = self
+            .sessions
+            .drain(within, CUT_TIME_MAX, |entry| is_meant(&entry.iqn));
+        if drained {
+            Ok(())
+        } else {
+            Err(RegistryError::Busy {
+                iqn: iqn.unwrap_or("the target").to_owned(),
+            })
+        }
     }
 
     fn cut(&self, iqn: &str, is_meant: impl Fn(Uuid) -> bool) -> Result<(), RegistryError> {

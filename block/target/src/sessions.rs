@@ -5,7 +5,8 @@
 //! nothing before the other is gone: else a late write of the old one could land on top of a new one.
 
 use crate::export::SessionStatus;
-use crate::mailbox::{ConnectionId, Mailbox, Message};
+use crate::mailbox::{ConnectionId, Mailbox, Message, Notice};
+use crate::options::Limits;
 use onggi_block_scsi::Nexus;
 use onggi_common_units::Uuid;
 use std::collections::HashMap;
@@ -34,7 +35,7 @@ struct Session {
 /// What comes of beginning a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Beginning {
-    /// Its access has ended meanwhile.
+    /// Its access has ended meanwhile, or others took the last place.
     Refused,
     /// It may go on once so many [`Message::Replaced`] have come.
     After(usize),
@@ -58,10 +59,14 @@ impl Sessions {
         &self,
         id: ConnectionId,
         entry: Entry,
+        limits: &Limits,
         is_allowed: impl FnOnce() -> bool,
     ) -> Beginning {
         let mut table = self.lock();
         if !is_allowed() {
+            return Beginning::Refused;
+        }
+        if !Self::has_room(&table, &entry.iqn, &entry.nexus, limits) {
             return Beginning::Refused;
         }
         let mut older = 0;
@@ -83,6 +88,31 @@ impl Sessions {
             },
         );
         Beginning::After(older)
+    }
+
+    /// Whether the limits leave room for a session of this nexus at this target; one that it would replace does not
+    /// count.
+    pub(crate) fn is_room_for(&self, iqn: &str, nexus: &Nexus, limits: &Limits) -> bool {
+        Self::has_room(&self.lock(), iqn, nexus, limits)
+    }
+
+    fn has_room(
+        table: &HashMap<ConnectionId, Session>,
+        iqn: &str,
+        nexus: &Nexus,
+        limits: &Limits,
+    ) -> bool {
+        let (mut at_target, mut of_initiator) = (0, 0);
+        for Session { entry, .. } in table.values() {
+            let is_at_target = *entry.iqn == *iqn;
+            if is_at_target && entry.nexus == *nexus {
+                continue;
+            }
+            at_target += usize::from(is_at_target);
+            of_initiator += usize::from(entry.nexus.initiator == nexus.initiator);
+        }
+        at_target < limits.sessions_per_target_max
+            && of_initiator < limits.sessions_per_initiator_max
     }
 
     /// The session is gone for good.
@@ -110,16 +140,49 @@ impl Sessions {
         !some_left(&mut table)
     }
 
-    /// Tells the other sessions of a target that their tasks are void.
-    pub(crate) fn abort_others(&self, iqn: &str, by: ConnectionId) {
+    fn tell_others(&self, iqn: &str, by: ConnectionId, message: impl Fn(ConnectionId) -> Message) {
         for (id, session) in self.lock().iter() {
             if *id != by && *session.entry.iqn == *iqn {
-                session
-                    .entry
-                    .mailbox
-                    .post(Message::AbortTasks { connection: *id });
+                session.entry.mailbox.post(message(*id));
             }
         }
+    }
+
+    /// Tells the other sessions of a target that their tasks are void; they let go of the notice when none of them
+    /// touches the medium any more.
+    pub(crate) fn abort_others(&self, iqn: &str, by: ConnectionId, notice: &Arc<Notice>) {
+        self.tell_others(iqn, by, |connection| Message::AbortTasksFor {
+            connection,
+            notice: Arc::clone(notice),
+        });
+    }
+
+    /// Orders the other sessions of a target to end.
+    pub(crate) fn cut_others(&self, iqn: &str, by: ConnectionId) {
+        self.tell_others(iqn, by, |connection| Message::Cut { connection });
+    }
+
+    /// Asks the initiators of these sessions to log out, and ends what is left of them after `within`. False when some
+    /// are still there `limit` later.
+    pub(crate) fn drain(
+        &self,
+        within: Duration,
+        limit: Duration,
+        is_meant: impl Fn(&Entry) -> bool,
+    ) -> bool {
+        let table = self.lock();
+        for (id, session) in table.iter().filter(|(_, session)| is_meant(&session.entry)) {
+            let connection = *id;
+            session
+                .entry
+                .mailbox
+                .post(Message::RequestLogout { connection, within });
+        }
+        let some_left = |table: &mut HashMap<ConnectionId, Session>| {
+            table.values().any(|session| is_meant(&session.entry))
+        };
+        drop(self.ended.wait_timeout_while(table, within, some_left));
+        self.cut(limit, is_meant)
     }
 
     /// Tells the sessions of these nexuses that their tasks are void.
@@ -194,15 +257,15 @@ mod tests {
             Arc::new(Mailbox::new().unwrap()),
         );
         assert_eq!(
-            sessions.begin(ConnectionId(1), entry(&old, 1), || true),
+            sessions.begin(ConnectionId(1), entry(&old, 1), &Limits::default(), || true),
             Beginning::After(0)
         );
         assert_eq!(
-            sessions.begin(ConnectionId(2), entry(&old, 2), || true),
+            sessions.begin(ConnectionId(2), entry(&old, 2), &Limits::default(), || true),
             Beginning::After(0)
         );
         assert_eq!(
-            sessions.begin(ConnectionId(3), entry(&new, 1), || true),
+            sessions.begin(ConnectionId(3), entry(&new, 1), &Limits::default(), || true),
             Beginning::After(1)
         );
         assert!(matches!(
@@ -226,7 +289,12 @@ mod tests {
     fn a_cut_waits_until_the_sessions_are_gone() {
         let sessions = Sessions::default();
         let mailbox = Arc::new(Mailbox::new().unwrap());
-        sessions.begin(ConnectionId(1), entry(&mailbox, 1), || true);
+        sessions.begin(
+            ConnectionId(1),
+            entry(&mailbox, 1),
+            &Limits::default(),
+            || true,
+        );
         let is_meant = |entry: &Entry| entry.attachment == Uuid::from_bytes([1; 16]);
         assert!(!sessions.cut(Duration::from_millis(1), is_meant));
         assert!(matches!(
@@ -247,7 +315,12 @@ mod tests {
         let sessions = Sessions::default();
         let mailbox = Arc::new(Mailbox::new().unwrap());
         assert_eq!(
-            sessions.begin(ConnectionId(1), entry(&mailbox, 1), || false),
+            sessions.begin(
+                ConnectionId(1),
+                entry(&mailbox, 1),
+                &Limits::default(),
+                || false
+            ),
             Beginning::Refused
         );
         assert!(sessions.list().is_empty());

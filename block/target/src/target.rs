@@ -9,13 +9,15 @@ use crate::export::PortalStatus;
 use crate::mailbox::{Mailbox, Message};
 use crate::media_pool::MediaPool;
 use crate::medium::{Buffers, ShareIndex};
-use crate::options::Options;
+use crate::options::{Options, PortalGroup};
 use crate::peer::{Shared, SharedEntropy, Thread};
-use crate::portal::{Acceptor, Portals};
+use crate::portal::{Acceptor, Portal, Portals};
+use crate::redirect::Redirects;
 use crate::registry::{Registry, Surroundings};
 use crate::sessions::Sessions;
 use crate::store::{Store, StoreError};
 use onggi_block_iscsi::TargetConfig;
+use onggi_block_iscsi::login::ChapPolicy;
 use onggi_block_scsi::inquiry::TRANSFER_BYTES_MAX;
 use onggi_common_host::durable::{self, DurableError};
 use onggi_common_host::{Clock, Entropy, SystemClock, SystemEntropy};
@@ -37,6 +39,12 @@ const DATA_THREADS_MAX: usize = 8;
 /// Why a target cannot run.
 #[derive(Debug, thiserror::Error)]
 pub enum TargetError {
+    /// Two portal groups have the same tag, or one has none.
+    #[error("the portal group tag {tag} is there twice or zero: each group has one of its own")]
+    PortalGroup {
+        /// The tag.
+        tag: u16,
+    },
     /// There is no portal to listen on.
     #[error("no portal is configured: name at least one address to listen on")]
     NoPortal,
@@ -99,9 +107,7 @@ impl Target {
     /// When a portal or the control socket cannot be bound, or the state cannot be read.
     pub fn start(options: &Options) -> Result<Self, TargetError> {
         let thread_error = |source| TargetError::Thread { source };
-        if options.portals.is_empty() {
-            return Err(TargetError::NoPortal);
-        }
+        let groups = groups(options)?;
         let data_threads = match options.data_threads {
             0 => std::thread::available_parallelism()
                 .map_or(1, usize::from)
@@ -111,31 +117,24 @@ impl Target {
         durable::create_dir_all(&options.state_dir)?;
         let entropy: Arc<dyn Entropy> = Arc::new(SystemEntropy);
         let store = Store::open(&options.state_dir, &options.key_file, &*entropy)?;
-        let portals = Portals::bind(&options.portals)
+        let portals = Portals::bind(&wanted(&groups))
             .map_err(|(address, source)| TargetError::Portal { address, source })?;
         let shared = Arc::new(share(options, store, entropy, data_threads)?);
-        let addresses = portals.addresses();
-        let advertised = if options.advertised.is_empty() {
-            &addresses
-        } else {
-            &options.advertised
-        };
-        let advertised = advertised
-            .iter()
-            .map(|address| (address.to_string(), options.portal_group));
-        shared.advertised.get_or_init(|| advertised.collect());
+        let bound = portals.bound();
+        shared
+            .advertised
+            .get_or_init(|| advertised(&groups, &bound));
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
         let (mut doors, mut threads) = (Vec::new(), Vec::new());
         for index in 0..data_threads {
             let (door, thread) =
-                start_data_thread(&shared, &clock, index, data_threads).map_err(thread_error)?;
+                start_data_thread(&shared, &clock, options.chap, index).map_err(thread_error)?;
             doors.push(door);
             threads.push(thread);
         }
-        let group = options.portal_group;
-        let portal_status: Vec<PortalStatus> = addresses
+        let portal_status: Vec<PortalStatus> = bound
             .into_iter()
-            .map(|address| PortalStatus { address, group })
+            .map(|Portal { address, group }| PortalStatus { address, group })
             .collect();
         let control =
             ControlServer::start(&options.socket, Arc::clone(&shared), portal_status.clone())
@@ -144,7 +143,7 @@ impl Target {
                     source,
                 })?;
         let acceptor = portals
-            .accept(doors.clone(), options.limits.connections_max)
+            .accept(doors.clone(), options.limits)
             .map_err(thread_error)?;
         tracing::info!(portals = ?portal_status, data_threads, "target started");
         Ok(Self {
@@ -203,6 +202,55 @@ impl Target {
     }
 }
 
+/// The portal groups, the first of them from the plain options.
+fn groups(options: &Options) -> Result<Vec<PortalGroup>, TargetError> {
+    let mut groups = vec![PortalGroup {
+        tag: options.portal_group,
+        portals: options.portals.clone(),
+        advertised: options.advertised.clone(),
+    }];
+    groups.extend(options.other_groups.iter().cloned());
+    if groups.iter().any(|group| group.portals.is_empty()) {
+        return Err(TargetError::NoPortal);
+    }
+    for (index, PortalGroup { tag, .. }) in groups.iter().enumerate() {
+        if *tag == 0 || groups.iter().skip(index + 1).any(|other| other.tag == *tag) {
+            return Err(TargetError::PortalGroup { tag: *tag });
+        }
+    }
+    Ok(groups)
+}
+
+fn wanted(groups: &[PortalGroup]) -> Vec<Portal> {
+    let portals = groups.iter().flat_map(|group| {
+        let group_tag = group.tag;
+        group.portals.iter().map(move |address| Portal {
+            address: *address,
+            group: group_tag,
+        })
+    });
+    portals.collect()
+}
+
+/// What SendTargets tells: of each group what it advertises, or what it listens on.
+fn advertised(groups: &[PortalGroup], bound: &[Portal]) -> Vec<(String, u16)> {
+    let mut told = Vec::new();
+    for group in groups {
+        let own = bound.iter().filter(|portal| portal.group == group.tag);
+        let addresses: Vec<SocketAddr> = if group.advertised.is_empty() {
+            own.map(|portal| portal.address).collect()
+        } else {
+            group.advertised.clone()
+        };
+        told.extend(
+            addresses
+                .iter()
+                .map(|address| (address.to_string(), group.tag)),
+        );
+    }
+    told
+}
+
 fn share(
     options: &Options,
     store: Store,
@@ -231,7 +279,8 @@ fn share(
         pool,
         entropy: SharedEntropy(entropy),
         limits: options.limits,
-        portal_group: options.portal_group,
+        redirects: Redirects::default(),
+        data_threads,
         advertised: OnceLock::new(),
         next_tsih: AtomicU16::new(u16::from_be_bytes([first_tsih[0], first_tsih[1]])),
     })
@@ -240,11 +289,12 @@ fn share(
 fn start_data_thread(
     shared: &Arc<Shared>,
     clock: &Arc<dyn Clock>,
+    chap: ChapPolicy,
     index: usize,
-    count: usize,
 ) -> io::Result<(Door, JoinHandle<()>)> {
-    let limits = shared.limits;
+    let (limits, count) = (shared.limits, shared.data_threads);
     let config = TargetConfig {
+        chap,
         commands_max: limits.tasks_per_connection_max,
         // COMPARE AND WRITE carries twice what it writes.
         transfer_bytes_max: TRANSFER_BYTES_MAX.saturating_mul(2),
@@ -262,6 +312,8 @@ fn start_data_thread(
         mailbox: Arc::clone(&mailbox),
         share: ShareIndex(index),
         now: clock.monotonic(),
+        held_bytes: 0,
+        bytes_max: limits.bytes_max.div_ceil(count),
         buffers: Arc::new(Buffers::default()),
     };
     let logins_max = limits.logins_max.div_ceil(count).max(1);

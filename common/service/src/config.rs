@@ -140,8 +140,27 @@ pub struct Target {
     /// What initiators are told instead, when they reach the portals by other addresses; default: the portals.
     #[serde(default)]
     pub advertised: Vec<SocketAddr>,
+    /// More portal groups (the portals above are group 1), for networks that have nothing to do with each other.
+    #[serde(default)]
+    pub groups: Vec<PortalGroup>,
+    /// Whether initiators that know no other hash may use MD5 for CHAP.
+    #[serde(default = "default_chap_md5")]
+    pub chap_md5: bool,
     /// Threads that carry data; default: one per core, at most four.
     pub threads: Option<NonZeroU8>,
+}
+
+/// `[[block.target.groups]]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PortalGroup {
+    /// The portal group tag: 2 or more, another one for each group.
+    pub tag: u16,
+    /// The portals; each serves every volume.
+    pub portals: Vec<SocketAddr>,
+    /// What initiators are told instead; default: the portals.
+    #[serde(default)]
+    pub advertised: Vec<SocketAddr>,
 }
 
 /// `[object]`
@@ -236,6 +255,10 @@ const fn default_pool_size() -> ByteCount {
 const fn default_reserve() -> ByteCount {
     ByteCount::from_gib(1)
 }
+const fn default_chap_md5() -> bool {
+    true
+}
+
 fn default_portals() -> Vec<SocketAddr> {
     vec![loopback(3260)]
 }
@@ -284,7 +307,7 @@ default_is_an_empty_section! {
         kind: default_pool_kind(), backend: default_backend(), volume_group: default_group(), device: None,
         size: default_pool_size(), reserve: default_reserve(),
     }
-    Target { portals: default_portals(), advertised: Vec::new(), threads: None }
+    Target { portals: default_portals(), advertised: Vec::new(), groups: Vec::new(), chap_md5: true, threads: None }
 }
 
 /// A configuration that cannot be used.

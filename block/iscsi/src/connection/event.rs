@@ -204,7 +204,7 @@ pub struct TaskManagement {
     pub function: TaskManagementFunction,
     /// For which logical unit (not for the target resets).
     pub lun: LunField,
-    /// ABORT TASK and QUERY TASK: the task meant, already handed out as `Command` and not completed yet. An abort
+    /// ABORT TASK: the task meant, already handed out as `Command` and not completed yet. An abort
     /// of a task that has not got that far is answered without the shell.
     pub referenced: Option<TaskId>,
 }

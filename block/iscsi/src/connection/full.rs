@@ -102,6 +102,16 @@ impl FullFeature {
         &self.window
     }
 
+    /// What the writes hold whose data is coming or being carried out.
+    pub(super) const fn reserved_bytes(&self) -> u64 {
+        self.reserved_bytes
+    }
+
+    pub(super) fn limit_writes(&mut self, bytes_max: u64, out: &mut Outbox) {
+        self.config.write_bytes_max = bytes_max;
+        self.admit_writes(out);
+    }
+
     pub(super) fn receive(&mut self, pdu: Pdu, now: Duration, out: &mut Outbox) -> Outcome {
         self.last_heard = now;
         self.pinged_at = None;
@@ -458,7 +468,9 @@ impl FullFeature {
         is_concerned: impl Fn(LunField) -> bool,
         out: &mut Outbox,
     ) {
-        for task in &self.tasks.remove_where(is_concerned, u64::MAX) {
+        let dropped = self.tasks.remove_where(is_concerned, u64::MAX);
+        out.drop_commands(|id| dropped.iter().any(|task| task.id == id));
+        for task in &dropped {
             self.release(task, out);
         }
         self.open_window();

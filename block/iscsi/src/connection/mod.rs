@@ -326,6 +326,25 @@ impl Connection {
         self.out.backlog_bytes()
     }
 
+    /// How many bytes it holds: what waits to be sent, and the data of writes that were asked for.
+    #[must_use]
+    pub fn held_bytes(&self) -> usize {
+        let reserved = match &self.phase {
+            Phase::FullFeature(full) => full.reserved_bytes(),
+            Phase::Login(_) | Phase::Closed => 0,
+        };
+        let reserved = usize::try_from(reserved).unwrap_or(usize::MAX);
+        self.out.backlog_bytes().saturating_add(reserved)
+    }
+
+    /// From now on no more write data than this is held at a time; what was asked for already still comes.
+    pub fn limit_writes(&mut self, bytes_max: u64) {
+        self.config.write_bytes_max = bytes_max;
+        if let Phase::FullFeature(full) = &mut self.phase {
+            full.limit_writes(bytes_max, &mut self.out);
+        }
+    }
+
     /// Whether the shell should read its socket: not while too much waits to be sent or to be taken.
     #[must_use]
     pub fn wants_input(&self) -> bool {

@@ -1,6 +1,6 @@
 //! What a connection has to say: PDUs for the wire, events for the shell.
 
-use super::event::Event;
+use super::event::{Event, TaskId};
 use crate::pdu::{
     BHS_BYTES, EncodedPdu, Framing, Pdu, PduEncoder, Reject, RejectReason, ResponseSn,
 };
@@ -81,6 +81,12 @@ impl Outbox {
 
     pub(super) fn event(&mut self, event: Event) {
         self.events.push_back(event);
+    }
+
+    /// Takes commands back that the shell has not taken yet: they are void.
+    pub(super) fn drop_commands(&mut self, is_void: impl Fn(TaskId) -> bool) {
+        self.events
+            .retain(|event| !matches!(event, Event::Command(command) if is_void(command.task)));
     }
 
     pub(super) fn poll_transmit(&mut self) -> Option<EncodedPdu> {

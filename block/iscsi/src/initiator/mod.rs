@@ -228,6 +228,13 @@ impl Initiator {
         self.send_text(text, TargetTransferTag::NONE);
     }
 
+    /// Asks, in a normal session, where its own target can be reached.
+    pub fn discover_own(&mut self) {
+        let text = Text::new().with("SendTargets", "").to_bytes();
+        self.targets_text.clear();
+        self.send_text(text, TargetTransferTag::NONE);
+    }
+
     /// Asks for a task management function that concerns a logical unit or the target.
     pub fn task_management(&mut self, function: TaskManagementFunction, lun: LunField) {
         let request = TaskManagementRequest {

@@ -9,8 +9,8 @@ use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
-/// How long a request may take: a cut waits for I/O under way.
-const ANSWER_TIME_MAX: Duration = Duration::from_secs(60);
+/// How long a request may take: a cut waits for I/O under way, a drain for initiators before that.
+const ANSWER_TIME_MAX: Duration = Duration::from_secs(70);
 
 /// Asks a target over its control socket. Blocks; each request is a connection of its own, so that a restarted
 /// target is simply found again.
@@ -139,6 +139,34 @@ impl Client {
     pub fn fence(&self, iqn: &str) -> Result<(), ClientError> {
         self.done(&Request::Fence {
             iqn: iqn.to_owned(),
+        })
+    }
+
+    /// Takes no new sessions at an export, or at any, and ends those there are: initiators are asked to log out
+    /// within a time (at most 30 s) and are sent to another address, if one is given, when they log in again.
+    ///
+    /// # Errors
+    /// When the target is not there, the address is none, or the sessions' I/O does not end in time.
+    pub fn drain(
+        &self,
+        iqn: Option<&str>,
+        to: Option<&str>,
+        within: Duration,
+    ) -> Result<(), ClientError> {
+        self.done(&Request::Drain {
+            iqn: iqn.map(str::to_owned),
+            to: to.map(str::to_owned),
+            within: u16::try_from(within.as_secs()).unwrap_or(u16::MAX),
+        })
+    }
+
+    /// Takes sessions again at an export, or at all.
+    ///
+    /// # Errors
+    /// When the target is not there.
+    pub fn serve(&self, iqn: Option<&str>) -> Result<(), ClientError> {
+        self.done(&Request::Serve {
+            iqn: iqn.map(str::to_owned),
         })
     }
 

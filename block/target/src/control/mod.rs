@@ -59,6 +59,22 @@ pub enum Request {
         /// The target's name.
         iqn: String,
     },
+    /// Take no new sessions at this export, or at any: their initiators are sent to another address, or told to come
+    /// again. Those that are logged in are asked to log out, and cut when they have not by then; the answer comes when
+    /// they are gone. In force until `Serve` or a restart.
+    Drain {
+        /// The target's name; absent, all of them.
+        iqn: Option<String>,
+        /// The TargetAddress they are sent to: `host:port` or `host:port,group`.
+        to: Option<String>,
+        /// Seconds they have to log out, at most 30.
+        within: u16,
+    },
+    /// Take sessions again.
+    Serve {
+        /// The target's name; absent, all of them.
+        iqn: Option<String>,
+    },
     /// Which exports there are.
     ListExports,
     /// Which sessions there are.

@@ -3,7 +3,8 @@
 use super::{Answer, LINE_BYTES_MAX, RefusalCode, Request};
 use crate::export::PortalStatus;
 use crate::peer::Shared;
-use crate::registry::{Registry, RegistryError};
+use crate::redirect::{ADDRESS_BYTES_MAX, AWAY_MAX, is_address};
+use crate::registry::RegistryError;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use rustix::fs::Mode;
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -17,6 +18,8 @@ use std::time::Duration;
 
 /// How many requests are worked on at a time.
 const REQUESTS_MAX: usize = 32;
+/// How long initiators may be given to log out.
+const DRAIN_TIME_MAX: Duration = Duration::from_secs(30);
 /// How long a caller may take to send its line and to take the answer.
 const LINE_TIME_MAX: Duration = Duration::from_secs(10);
 
@@ -158,7 +161,7 @@ fn answer(request: Request, shared: &Shared, portals: &[PortalStatus]) -> Answer
         Request::Portals => Answer::Portals {
             portals: portals.to_vec(),
         },
-        change => match make(change, registry) {
+        change => match make(change, shared) {
             Ok(()) => Answer::Done,
             Err(error) => {
                 tracing::warn!(%error, "control request refused");
@@ -171,7 +174,8 @@ fn answer(request: Request, shared: &Shared, portals: &[PortalStatus]) -> Answer
     }
 }
 
-fn make(change: Request, registry: &Registry) -> Result<(), RegistryError> {
+fn make(change: Request, shared: &Shared) -> Result<(), RegistryError> {
+    let registry = &shared.registry;
     match change {
         Request::PutExport { export } => {
             let iqn = export.iqn.clone();
@@ -197,9 +201,42 @@ fn make(change: Request, registry: &Registry) -> Result<(), RegistryError> {
             tracing::info!(%iqn, %size, "export resized");
         }
         Request::Fence { iqn } => registry.fence(&iqn)?,
+        Request::Drain { iqn, to, within } => drain(shared, iqn.as_deref(), to, within)?,
+        Request::Serve { iqn } => {
+            shared.redirects.take_back(iqn.as_deref());
+            tracing::info!(?iqn, "sessions are taken again");
+        }
         Request::ListExports | Request::Sessions | Request::Portals => {}
     }
     Ok(())
+}
+
+fn drain(
+    shared: &Shared,
+    iqn: Option<&str>,
+    to: Option<String>,
+    within: u16,
+) -> Result<(), RegistryError> {
+    if let Some(to) = to.as_ref().filter(|to| !is_address(to)) {
+        let to = to.chars().take(ADDRESS_BYTES_MAX).collect();
+        return Err(RegistryError::Address { to });
+    }
+    if let Some(iqn) = iqn
+        && shared.registry.find(iqn).is_none()
+    {
+        return Err(RegistryError::NotFound {
+            iqn: iqn.to_owned(),
+        });
+    }
+    tracing::info!(?iqn, ?to, within, "draining");
+    if !shared.redirects.send_away(iqn, to) {
+        return Err(RegistryError::TooMany {
+            what: "drained targets",
+            max: AWAY_MAX,
+        });
+    }
+    let within = Duration::from_secs(u64::from(within)).min(DRAIN_TIME_MAX);
+    shared.registry.drain(iqn, within)
 }
 
 const fn code(error: &RegistryError) -> RefusalCode {
@@ -211,6 +248,7 @@ const fn code(error: &RegistryError) -> RefusalCode {
         | RegistryError::Capacity(_)
         | RegistryError::Access { .. }
         | RegistryError::TooMany { .. }
+        | RegistryError::Address { .. }
         | RegistryError::Shrinks { .. } => RefusalCode::Invalid,
         RegistryError::NotFound { .. } => RefusalCode::NotFound,
         RegistryError::Conflict { .. } => RefusalCode::Conflict,

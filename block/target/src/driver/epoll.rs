@@ -4,6 +4,7 @@ use super::placement::{Placement, WakeUp};
 use super::spare;
 use crate::mailbox::{ConnectionId, Message};
 use crate::peer::{Peer, Thread};
+use crate::portal::Entrance;
 use bytes::BytesMut;
 use onggi_block_iscsi::TargetConfig;
 use onggi_block_iscsi::pdu::EncodedPdu;
@@ -15,7 +16,6 @@ use rustix::time::{
 };
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::io::{self, IoSlice};
-use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -204,11 +204,7 @@ impl DataThread {
         let mut touched = BTreeSet::new();
         for message in self.thread.mailbox.take() {
             match message {
-                Message::Accepted {
-                    socket,
-                    peer,
-                    portal,
-                } => self.accept(socket, (peer, portal)),
+                Message::Accepted { socket, entrance } => self.accept(socket, entrance),
                 Message::Finished {
                     connection,
                     task,
@@ -226,6 +222,21 @@ impl DataThread {
                 Message::AbortTasks { connection } => {
                     self.with(connection, &mut touched, Peer::abort_tasks)
                 }
+                Message::AbortTasksFor { connection, notice } => {
+                    let tell = |peer: &mut Peer| peer.abort_tasks_for(notice);
+                    self.with(connection, &mut touched, tell);
+                }
+                Message::AbortedElsewhere {
+                    connection,
+                    request,
+                } => self.with(connection, &mut touched, |peer| {
+                    peer.aborted_elsewhere(request);
+                }),
+                Message::RequestLogout { connection, within } => {
+                    self.with(connection, &mut touched, |peer| {
+                        peer.connection().request_logout(within);
+                    });
+                }
                 Message::Drain { within } => {
                     for (id, line) in &mut self.lines {
                         line.peer.connection().request_logout(within);
@@ -235,6 +246,9 @@ impl DataThread {
                 Message::Stop => {
                     self.stop_by = Some(self.thread.now + STOP_TIME_MAX);
                     for (id, line) in &mut self.lines {
+                        // Told if the socket takes it at once; not waited for.
+                        line.peer.connection().drop_session();
+                        line.work(&mut self.thread);
                         line.peer.close();
                         touched.insert(*id);
                     }
@@ -258,7 +272,7 @@ impl DataThread {
         }
     }
 
-    fn accept(&mut self, socket: OwnedFd, addresses: (SocketAddr, SocketAddr)) {
+    fn accept(&mut self, socket: OwnedFd, entrance: Entrance) {
         let id = ConnectionId(NEXT_ID.fetch_add(1, Ordering::Relaxed));
         let registered = epoll::EventFlags::IN | epoll::EventFlags::RDHUP;
         if self.stop_by.is_some() {
@@ -284,7 +298,7 @@ impl DataThread {
             }
             self.serve(oldest, epoll::EventFlags::empty());
         }
-        let peer = Peer::new(id, addresses, self.config.clone(), self.thread.now);
+        let peer = Peer::new(id, entrance, self.config.clone(), self.thread.now);
         let line = Line {
             socket: Some(socket),
             peer,
@@ -310,6 +324,7 @@ impl DataThread {
             line.receive(&self.thread);
         }
         line.work(&mut self.thread);
+        line.peer.account(&mut self.thread);
         if !line.peer.is_in_login() || line.peer.is_closed() {
             self.logins.remove(&id);
         }
@@ -335,7 +350,7 @@ impl DataThread {
         self.logins.remove(&id);
         if let Some(line) = self.lines.remove(&id) {
             self.load.fetch_sub(1, Ordering::Relaxed);
-            line.peer.end(&self.thread.shared);
+            line.peer.end(&mut self.thread);
         }
     }
 
@@ -361,7 +376,10 @@ impl DataThread {
                 line.peer.close();
                 line.forget_queue();
             }
-            if is_stalled
+            // What was not read for want of memory may be read again.
+            let is_unread = !line.registered.contains(epoll::EventFlags::IN);
+            if (is_unread && line.peer.wants_input(&self.thread))
+                || is_stalled
                 || line
                     .peer
                     .connection()

@@ -10,7 +10,7 @@ mod spare;
 pub(crate) use epoll::DataThread;
 
 use crate::mailbox::{Mailbox, Message};
-use std::net::SocketAddr;
+use crate::portal::Entrance;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -27,7 +27,7 @@ pub(crate) struct Door {
 pub(crate) fn hand_over(
     doors: &[Door],
     socket: OwnedFd,
-    addresses: (SocketAddr, SocketAddr),
+    entrance: Entrance,
     connections_max: usize,
 ) -> bool {
     let total: usize = doors
@@ -44,11 +44,6 @@ pub(crate) fn hand_over(
         return false;
     }
     door.load.fetch_add(1, Ordering::Relaxed);
-    let (peer, portal) = addresses;
-    door.mailbox.post(Message::Accepted {
-        socket,
-        peer,
-        portal,
-    });
+    door.mailbox.post(Message::Accepted { socket, entrance });
     true
 }

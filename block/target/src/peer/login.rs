@@ -3,6 +3,7 @@
 use super::{Normal, Peer, Shared, Stage, Thread};
 use crate::access::{Reachable, Seeker};
 use crate::export::ChapPair;
+use crate::portal::Portal;
 use crate::registry::Export;
 use crate::sessions::{Beginning, Entry};
 use crate::unit::Unit;
@@ -42,12 +43,12 @@ impl Shared {
         }
     }
 
-    fn grant(&self, is_proof_wanted: bool) -> AccessAnswer {
+    fn grant(&self, portal: Portal, is_proof_wanted: bool) -> AccessAnswer {
         let mut random = [0; 33];
         self.entropy.0.fill(&mut random);
         AccessAnswer::Allow(Grant {
             tsih: self.tsih(),
-            portal_group: self.portal_group,
+            portal_group: portal.group,
             alias: None,
             is_proof_wanted,
             challenge: Challenge::new(random),
@@ -65,14 +66,19 @@ impl Peer {
                     initiator: initiator.to_owned(),
                     accounts: Vec::new(),
                 }));
-                shared.grant(shared.registry.is_discovery_by_proof(initiator))
+                let is_by_proof = shared.registry.is_discovery_by_proof(initiator);
+                shared.grant(self.entrance.portal, is_by_proof)
             }
-            SessionKind::Normal { target } => self.offer(target.as_str(), initiator, shared),
+            SessionKind::Normal { target } => {
+                let nexus = Nexus::new(initiator, request.isid.0);
+                self.offer(target.as_str(), &nexus, shared)
+            }
         };
         self.connection.answer_access(answer, thread.now);
     }
 
-    fn offer(&mut self, target: &str, initiator: &str, shared: &Shared) -> AccessAnswer {
+    fn offer(&mut self, target: &str, nexus: &Nexus, shared: &Shared) -> AccessAnswer {
+        let initiator = &*nexus.initiator;
         let Some(export) = shared.registry.find(target) else {
             return AccessAnswer::NotFound;
         };
@@ -81,8 +87,12 @@ impl Peer {
             Reachable::Freely(attachment) => vec![attachment],
             Reachable::ByProof => Vec::new(),
         };
-        if shared.sessions.count(target) >= shared.limits.sessions_per_target_max {
-            tracing::warn!(%target, %initiator, "login refused: the target has as many sessions as it may");
+        if let Some(answer) = shared.redirects.answer(target) {
+            tracing::info!(%target, %initiator, "login sent away: the target is drained");
+            return answer;
+        }
+        if !shared.sessions.is_room_for(target, nexus, &shared.limits) {
+            tracing::warn!(%target, %initiator, "login refused: the target or the initiator has as many sessions as it may");
             return AccessAnswer::Busy;
         }
         match shared.registry.unit(&export) {
@@ -94,7 +104,7 @@ impl Peer {
                     unit,
                     attachments,
                 }));
-                shared.grant(is_proof_wanted)
+                shared.grant(self.entrance.portal, is_proof_wanted)
             }
             Err(error) => {
                 tracing::error!(%target, %error, "login refused: the medium cannot be opened");
@@ -146,7 +156,7 @@ impl Peer {
                     user: account.user,
                     secret: account.secret,
                 });
-                tracing::debug!(connection = self.id.0, %initiator, peer = %self.address, "discovery session");
+                tracing::debug!(connection = self.id.0, %initiator, peer = %self.entrance.peer, "discovery session");
                 self.stage = Stage::Discovery(Seeker { initiator, proven });
             }
             Some(Offered::Normal {
@@ -177,17 +187,18 @@ impl Peer {
             iqn: Arc::clone(&export.iqn),
             nexus: nexus.clone(),
             attachment,
-            peer: self.address,
-            portal: self.portal,
+            peer: self.entrance.peer,
+            portal: self.entrance.portal.address,
             mailbox: Arc::clone(&thread.mailbox),
         };
         match thread
             .shared
             .sessions
-            .begin(self.id, entry, || export.lets_in(attachment))
-        {
+            .begin(self.id, entry, &thread.shared.limits, || {
+                export.lets_in(attachment)
+            }) {
             Beginning::Refused => {
-                tracing::info!(target = %export.iqn, %initiator, "access ended during the login");
+                tracing::info!(target = %export.iqn, %initiator, "access ended, or the last place was taken, during the login");
                 self.close();
             }
             Beginning::After(older) => {
@@ -196,7 +207,7 @@ impl Peer {
                     target = %export.iqn,
                     %initiator,
                     %attachment,
-                    peer = %self.address,
+                    peer = %self.entrance.peer,
                     replaces = older,
                     "session began"
                 );

@@ -7,7 +7,7 @@ use onggi_block_iscsi::initiator::{
     CommandOutcome, InitiatorError, InitiatorEvent, InitiatorTimes, LoginOptions, Submission,
 };
 use onggi_block_iscsi::login::Offer;
-use onggi_block_iscsi::pdu::CdbBytes;
+use onggi_block_iscsi::pdu::{CdbBytes, TaskManagementFunction};
 use onggi_block_iscsi::{Initiator, Isid, LunField, SessionKind};
 use onggi_block_medium::{ExtentMap, MediumKind, MediumSpec};
 use onggi_block_target::{Access, ChapPair, Client, ExportSpec, Options, Target};
@@ -258,8 +258,23 @@ impl Session {
         outcome.data
     }
 
+    pub(crate) fn task_management(&mut self, function: TaskManagementFunction) {
+        let lun = LunField::from_number(1).unwrap();
+        self.machine.task_management(function, lun);
+        self.send();
+    }
+
     pub(crate) fn discover(&mut self) -> Vec<TargetRecord> {
         self.machine.discover();
+        match self.next() {
+            InitiatorEvent::Targets(targets) => targets,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// What a normal session is told of its own target.
+    pub(crate) fn discover_own(&mut self) -> Vec<TargetRecord> {
+        self.machine.discover_own();
         match self.next() {
             InitiatorEvent::Targets(targets) => targets,
             other => panic!("{other:?}"),

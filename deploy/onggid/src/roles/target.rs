@@ -1,7 +1,7 @@
 //! The iSCSI target process.
 
 use anyhow::{Context as _, Result};
-use onggi_block_target::Options;
+use onggi_block_target::{ChapPolicy, Options, PortalGroup};
 use onggi_common_host::durable;
 use onggi_common_service::{Config, Drain};
 use std::path::PathBuf;
@@ -24,6 +24,19 @@ pub(crate) async fn target(config: &Config, drain: &Drain) -> Result<()> {
     durable::create_dir_all(&state_dir)?;
     let mut options = Options::new(block.target.portals.clone(), state_dir);
     options.advertised.clone_from(&block.target.advertised);
+    options.other_groups = block
+        .target
+        .groups
+        .iter()
+        .map(|group| PortalGroup {
+            tag: group.tag,
+            portals: group.portals.clone(),
+            advertised: group.advertised.clone(),
+        })
+        .collect();
+    if !block.target.chap_md5 {
+        options.chap = ChapPolicy::Sha256;
+    }
     options.socket = socket(config);
     options.key_file = config.state_path("keys/target.key");
     options.data_threads = block

@@ -23,7 +23,7 @@ impl FullFeature {
         }
         let mut referenced = None;
         match request.function {
-            Function::AbortTask | Function::QueryTask => match self.referenced(&request, out) {
+            Function::AbortTask => match self.referenced(&request, out) {
                 Ok(task) => referenced = Some(task),
                 Err(response) => return self.send_task_management(&request, response, out),
             },
@@ -51,7 +51,6 @@ impl FullFeature {
         out: &mut Outbox,
     ) -> Result<TaskId, TaskManagementResponseCode> {
         let tag = request.referenced_tag;
-        let is_abort = request.function == TaskManagementFunction::AbortTask;
         let task = self
             .tasks
             .get_mut(tag)
@@ -59,15 +58,14 @@ impl FullFeature {
         match task.map(|task| (task.id, matches!(task.state, TaskState::Running))) {
             Some((id, true)) => Ok(id),
             Some((_, false)) => {
-                if let Some(task) = self.tasks.remove(tag).filter(|_| is_abort) {
+                if let Some(task) = self.tasks.remove(tag) {
                     self.release(&task, out);
                     self.open_window();
                 }
                 Err(TaskManagementResponseCode::Complete)
             }
             // RFC 7143 §11.5.1: a command of the window that has not come yet counts as aborted once it comes.
-            None if is_abort
-                && self.window.contains(request.ref_cmd_sn)
+            None if self.window.contains(request.ref_cmd_sn)
                 && request.ref_cmd_sn < request.sn.cmd_sn =>
             {
                 self.skip(request.ref_cmd_sn);
