@@ -239,7 +239,7 @@ impl FullFeature {
         };
         if task.write_bytes() > self.config.transfer_bytes_max {
             self.refuse_task(task, &INVALID_FIELD_IN_CDB, out);
-        } else if task.write_bytes() == 0 || is_all_immediate(&task.command) {
+        } else if is_whole(&task.command, &self.agreed) {
             let data = core::mem::take(&mut task.command.data);
             self.start(task, data, out);
         } else {
@@ -576,8 +576,15 @@ impl FullFeature {
     }
 }
 
-fn is_all_immediate(command: &ScsiCommand) -> bool {
-    command.is_final && u32::try_from(command.data.len()) == Ok(command.expected_bytes)
+/// Whether all data of a command is there: it has none, or it came along as was agreed.
+fn is_whole(command: &ScsiCommand, agreed: &Negotiated) -> bool {
+    if !command.is_write || command.expected_bytes == 0 {
+        return command.data.is_empty();
+    }
+    command.is_final
+        && agreed.has_immediate_data
+        && command.expected_bytes <= agreed.first_burst_bytes_max
+        && u32::try_from(command.data.len()) == Ok(command.expected_bytes)
 }
 
 /// What the CDB moves against what the initiator expects, in the direction it expects.

@@ -379,6 +379,36 @@ fn a_write_larger_than_the_memory_of_its_connection_still_comes() {
 }
 
 #[test]
+fn data_with_a_write_of_nothing_and_data_that_was_not_agreed_on_fail_the_command() {
+    let write = |expected_bytes: u32, bytes: usize| {
+        let Pdu::ScsiCommand(command) = command_pdu(1, 2, 1, pattern(bytes)) else {
+            panic!("a command");
+        };
+        Pdu::ScsiCommand(ScsiCommand {
+            is_write: true,
+            is_final: true,
+            expected_bytes,
+            ..command
+        })
+    };
+    let failed = |options: LoginOptions, pdu: Pdu| {
+        let mut pair = Pair::new(options, TargetConfig::default(), grant(vec![]));
+        pair.run();
+        pair.held = Some(Vec::new());
+        pair.send_raw(pdu);
+        assert!(pair.held.as_ref().unwrap().is_empty(), "it must not begin");
+        matches!(pair.sent().as_slice(), [Pdu::ScsiResponse(response)] if response.status == 2)
+    };
+    assert!(failed(options(), write(0, 200)));
+    let mut without = options();
+    without.offer.has_immediate_data = false;
+    assert!(failed(without, write(512, 512)));
+    let mut short = options();
+    short.offer.first_burst_bytes_max = 512;
+    assert!(failed(short, write(1024, 1024)));
+}
+
+#[test]
 fn a_dropped_session_is_told_so() {
     let mut pair = Pair::connected();
     pair.target.drop_session();
