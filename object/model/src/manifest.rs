@@ -96,9 +96,8 @@ fn object(
     if let Some(extra) = fields.keys().find(|key| !known.contains(&key.as_str())) {
         return Err(format!("Index {index}: extraneous keys \"{extra}\"\n"));
     }
-    let path = match fields.get("path") {
-        Some(serde_json::Value::String(path)) => path,
-        _ => return Err(format!("Index {index}: missing key \"path\"\n")),
+    let Some(serde_json::Value::String(path)) = fields.get("path") else {
+        return Err(format!("Index {index}: missing key \"path\"\n"));
     };
     let bare = path.trim_start_matches('/');
     if path.contains('\0')
@@ -249,16 +248,30 @@ impl Segment {
     }
 }
 
-/// The first and last byte a range selects of so many, as text; `None` when it is all of them.
-///
-/// # Errors
-/// When it selects none.
-pub fn settle_range(range: &str, length: u64) -> Result<Option<String>, ()> {
-    let header = RangeHeader::parse(&format!("bytes={range}")).ok_or(())?;
-    match header.select(length) {
-        Selection::One(one) if one.len() == length => Ok(None),
-        Selection::One(one) => Ok(Some(format!("{}-{}", one.start(), one.end() - 1))),
-        Selection::Whole | Selection::Many(_) | Selection::Unsatisfiable => Err(()),
+/// What a range selects of so many bytes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Settled {
+    /// All of them.
+    Whole,
+    /// From the first to the last byte, as text.
+    Range(String),
+    /// None.
+    Unsatisfiable,
+}
+
+/// Holds a range against a length.
+#[must_use]
+pub fn settle_range(range: &str, length: u64) -> Settled {
+    let selection =
+        RangeHeader::parse(&format!("bytes={range}")).map(|header| header.select(length));
+    match selection {
+        Some(Selection::One(one)) if one.len() == length => Settled::Whole,
+        Some(Selection::One(one)) => {
+            Settled::Range(format!("{}-{}", one.start(), one.end() - 1))
+        }
+        Some(Selection::Whole | Selection::Many(_) | Selection::Unsatisfiable) | None => {
+            Settled::Unsatisfiable
+        }
     }
 }
 
@@ -337,9 +350,9 @@ mod tests {
 
     #[test]
     fn ranges_settle_to_bytes_or_to_the_whole() {
-        assert_eq!(settle_range("-5", 10), Ok(Some("5-9".to_owned())));
-        assert_eq!(settle_range("-50", 10), Ok(None));
-        assert_eq!(settle_range("10-", 10), Err(()));
+        assert_eq!(settle_range("-5", 10), Settled::Range("5-9".to_owned()));
+        assert_eq!(settle_range("-50", 10), Settled::Whole);
+        assert_eq!(settle_range("10-", 10), Settled::Unsatisfiable);
         let segment = Segment {
             range: Some("5-9".to_owned()),
             bytes: 10,

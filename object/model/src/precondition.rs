@@ -130,10 +130,10 @@ impl Precondition {
     /// Judges a read of a thing with this tag and the second its `Last-Modified` shows.
     #[must_use]
     pub fn judge_read_at(&self, etag: &str, modified: u64) -> Verdict {
-        if let Some(tags) = &self.if_match {
-            if !tags.holds(etag) {
-                return Verdict::Failed;
-            }
+        if let Some(tags) = &self.if_match
+            && !tags.holds(etag)
+        {
+            return Verdict::Failed;
         }
         // RFC 9110 lets a tag stand in for the date; Swift demands both.
         if self

@@ -15,7 +15,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use md5::{Digest as _, Md5};
 use onggi_common_service::http::{Body, Response, collect, empty, full};
 use onggi_object_model::manifest::{
-    self, Asked, MANIFEST_BYTES_MAX, Segment, parse_kept, settle_range,
+    self, Asked, MANIFEST_BYTES_MAX, Segment, Settled, parse_kept, settle_range,
 };
 use onggi_object_model::metadata::STATIC_LARGE_OBJECT;
 use onggi_object_model::path::encode_rest;
@@ -417,9 +417,9 @@ impl Asking {
             return Err(problem("Too Small; each segment must be at least 1 byte."));
         }
         let range = match range.map(|range| settle_range(&range, length)) {
-            None => None,
-            Some(Ok(range)) => range,
-            Some(Err(())) => return Err(problem("Unsatisfiable Range")),
+            None | Some(Settled::Whole) => None,
+            Some(Settled::Range(range)) => Some(range),
+            Some(Settled::Unsatisfiable) => return Err(problem("Unsatisfiable Range")),
         };
         let modified = text(headers, "x-timestamp")
             .and_then(|stamp| stamp.parse::<onggi_common_units::Timestamp>().ok())
