@@ -266,9 +266,7 @@ pub fn settle_range(range: &str, length: u64) -> Settled {
         RangeHeader::parse(&format!("bytes={range}")).map(|header| header.select(length));
     match selection {
         Some(Selection::One(one)) if one.len() == length => Settled::Whole,
-        Some(Selection::One(one)) => {
-            Settled::Range(format!("{}-{}", one.start(), one.end() - 1))
-        }
+        Some(Selection::One(one)) => Settled::Range(format!("{}-{}", one.start(), one.end() - 1)),
         Some(Selection::Whole | Selection::Many(_) | Selection::Unsatisfiable) | None => {
             Settled::Unsatisfiable
         }

@@ -77,12 +77,16 @@ fn policies(object: &Object) -> Result<Vec<Policy>> {
         defaults.count() == 1,
         "exactly one of object.policies must be the default"
     );
-    let policies = object.policies.iter().enumerate().map(|(index, policy)| -> Result<Policy> {
-        Ok(Policy {
-            index: PolicyIndex::new(u16::try_from(index)?),
-            name: policy.name.clone(),
-            is_default: policy.default,
-        })
-    });
+    let policies = object
+        .policies
+        .iter()
+        .enumerate()
+        .map(|(index, policy)| -> Result<Policy> {
+            Ok(Policy {
+                index: PolicyIndex::new(u16::try_from(index)?),
+                name: policy.name.clone(),
+                is_default: policy.default,
+            })
+        });
     policies.collect()
 }
