@@ -242,8 +242,7 @@ impl System {
             identity,
             volumes,
             portal,
-            objects,
-            nodes,
+            ..
         } = &self.addresses;
         let mut text = format!(
             "state = {:?}\n[identity]\nlisten = \"{identity}\"\n",
@@ -284,36 +283,42 @@ impl System {
             )?;
         }
         if let Some(object) = &self.options.object {
-            writeln!(
-                text,
-                "[object]\nlisten = \"{objects}\"\nreplicas = {}\npart_power = 8",
-                object.replicas
-            )?;
-            if let Some(domain) = object.storage_domain {
-                writeln!(text, "storage_domain = \"{domain}\"")?;
-            }
-            for (index, name) in object.policies.iter().enumerate() {
-                let is_default = index == 0;
-                writeln!(
-                    text,
-                    "[[object.policies]]\nname = \"{name}\"\ndefault = {is_default}"
-                )?;
-            }
-            for (index, (address, devices)) in nodes.iter().enumerate() {
-                let devices = devices
-                    .iter()
-                    .map(|name| format!("{name:?}"))
-                    .collect::<Vec<_>>()
-                    .join(", ");
-                writeln!(
-                    text,
-                    "[[object.nodes]]\naddress = \"{address}\"\nzone = {}",
-                    index + 1
-                )?;
-                writeln!(text, "devices = [{devices}]")?;
-            }
+            self.object_text(object, &mut text)?;
         }
         Ok(text)
+    }
+
+    fn object_text(&self, object: &ObjectOptions, text: &mut String) -> Result<()> {
+        let Addresses { objects, nodes, .. } = &self.addresses;
+        writeln!(
+            text,
+            "[object]\nlisten = \"{objects}\"\nreplicas = {}\npart_power = 8",
+            object.replicas
+        )?;
+        if let Some(domain) = object.storage_domain {
+            writeln!(text, "storage_domain = \"{domain}\"")?;
+        }
+        for (index, name) in object.policies.iter().enumerate() {
+            let is_default = index == 0;
+            writeln!(
+                text,
+                "[[object.policies]]\nname = \"{name}\"\ndefault = {is_default}"
+            )?;
+        }
+        for (index, (address, devices)) in nodes.iter().enumerate() {
+            let devices = devices
+                .iter()
+                .map(|name| format!("{name:?}"))
+                .collect::<Vec<_>>()
+                .join(", ");
+            writeln!(
+                text,
+                "[[object.nodes]]\naddress = \"{address}\"\nzone = {}",
+                index + 1
+            )?;
+            writeln!(text, "devices = [{devices}]")?;
+        }
+        Ok(())
     }
 
     /// Starts the daemons over what is already in the state folder.

@@ -299,6 +299,8 @@ impl Told {
             Request::Sessions => Answer::Sessions {
                 sessions: Vec::new(),
             },
+            // Nobody asks for these yet.
+            Request::Drain { .. } | Request::Serve { .. } => refused(RefusalCode::Invalid),
             Request::Portals => {
                 let portal = PortalStatus {
                     address: "127.0.0.1:3260".parse().unwrap(),

@@ -26,7 +26,9 @@ pub(super) enum Verb {
         /// Hours between two moves of a partition's copies
         min_part_hours: u32,
     },
-    /// Add devices: [rREGION]zZONE-IP:PORT[RIP:PORT]/DEVICE[_NOTE] WEIGHT ..., or one by options
+    #[command(
+        about = "Add devices: [rREGION]zZONE-IP:PORT[RIP:PORT]/DEVICE[_NOTE] WEIGHT ..., or one by options"
+    )]
     Add(DevicePairs),
     /// Take devices out at the next rebalance
     Remove(Filter),
@@ -37,7 +39,9 @@ pub(super) enum Verb {
     SetRegion(DevicePairs),
     /// Change zones: SEARCH ZONE ..., or options and ZONE
     SetZone(DevicePairs),
-    /// Change addresses, names and notes: SEARCH [IP][:PORT][R[IP][:PORT]][/DEVICE][_NOTE] ..., or by options
+    #[command(
+        about = "Change addresses, names and notes: SEARCH [IP][:PORT][R[IP][:PORT]][/DEVICE][_NOTE] ..., or by options"
+    )]
     SetInfo {
         #[command(flatten)]
         pairs: DevicePairs,

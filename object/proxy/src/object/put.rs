@@ -206,7 +206,7 @@ impl Core {
         let mut metadata =
             Metadata::from_headers(pairs).map_err(|error| Fault::BadRequest(error.to_string()))?;
         expiry(headers, self.cluster.clock.now(), &mut metadata)?;
-        let detect = text(headers, "x-detect-content-type").is_some_and(|text| is_true(text));
+        let detect = text(headers, "x-detect-content-type").is_some_and(is_true);
         let content_type = match headers.get(header::CONTENT_TYPE) {
             Some(value) if !detect && !value.is_empty() => core::str::from_utf8(value.as_bytes())
                 .map_err(|_invalid| {
