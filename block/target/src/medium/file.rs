@@ -14,6 +14,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Zeros are written in pieces of this size where the file system cannot make them itself.
 const ZEROS_BYTES: usize = 256 << 10;
+/// A longer write goes to the page cache in steps: the kernel makes one folio of what one call brings, and ext4 then goes
+/// through all blocks of a folio whenever any of them is written. See "Speed" in block/DESIGN.md.
+const WRITE_STEP_BYTES: usize = 64 << 10;
 
 /// How many runs of data and holes are counted in each extent when it is asked how much space a volume uses.
 const USAGE_RUNS_MAX: u32 = 1 << 16;
@@ -188,7 +191,8 @@ impl FileMedium {
     fn write_all_at(&self, bytes: &[u8], at: u64) -> io::Result<()> {
         let (mut rest, mut at) = (bytes, at);
         while !rest.is_empty() {
-            match rustix::io::pwrite(&self.file, rest, at) {
+            let step = &rest[..rest.len().min(WRITE_STEP_BYTES)];
+            match rustix::io::pwrite(&self.file, step, at) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(count) => {
                     at += u64::try_from(count).unwrap_or(u64::MAX);
@@ -469,6 +473,18 @@ mod tests {
         if medium.try_read(65_530, &mut cached).unwrap() {
             assert_eq!(cached, b"across the seam");
         }
+    }
+
+    #[test]
+    fn a_write_of_several_steps_lands_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let spec = spec(&dir, vec![extent(0, 0, 1 << 20)], 1 << 20);
+        let medium = FileMedium::open(&spec, false).unwrap();
+        let bytes: Vec<u8> = (0..=250).cycle().take(3 * WRITE_STEP_BYTES + 77).collect();
+        medium.write(4_099, &bytes).unwrap();
+        assert_eq!(medium.read(4_099, bytes.len()).unwrap(), bytes);
+        let after = medium.read(4_099 + length_of(&bytes), 64).unwrap();
+        assert_eq!(after, [0; 64]);
     }
 
     #[test]
