@@ -16,6 +16,8 @@ const TGT_IQN: &str = "iqn.2003-01.org.example:bench-tgt";
 /// How long tgtd may take to answer, and to end.
 const TGT_TIME_MAX: Duration = Duration::from_secs(10);
 const STEP: Duration = Duration::from_millis(50);
+/// tgtd's control sockets are numbered, from 0 on; a larger number than 32767 is refused.
+const TGT_CONTROLS: u16 = 32_768;
 /// The threads tgtd does its I/O with: its own default.
 const TGT_IO_THREADS: &str = "16";
 
@@ -101,7 +103,7 @@ impl Contender {
         let image = folder.join("tgt.img");
         std::fs::File::create(&image)?.set_len(size.bytes())?;
         let port = free_port([127, 0, 0, 1], 0)?;
-        let control = port.to_string();
+        let control = (port % TGT_CONTROLS).to_string();
         let portal = format!("portal=127.0.0.1:{port}");
         let arguments = [
             "-f",
