@@ -485,8 +485,8 @@ fn wrong_commands() -> Result<Outcome> {
         volctl.json(&["list"])? == serde_json::json!([]),
         "something was left behind"
     );
-    // More than a project may have.
-    refused(&["create", "big", "900000"], "gigabytes quota")?;
+    // More than any disk has.
+    refused(&["create", "big", "900000"], "no pool has room")?;
     ensure!(
         volctl.json(&["list"])? == serde_json::json!([]),
         "something was left behind"
