@@ -509,7 +509,35 @@ fn wrong_requests() -> Result<Outcome> {
     let (_, listing) = curl.call("/c", &[])?;
     ensure!(listing == "../../etc/passwd\nthere\n", "{listing:?}");
     short_body(&system, &curl)?;
+    made_again(&curl)?;
     Ok(Outcome::Passed)
+}
+
+/// A container that is made again after its deletion has none of the old one's rights and metadata.
+fn made_again(curl: &Curl) -> Result<()> {
+    let put = [
+        "-X",
+        "PUT",
+        "-H",
+        "X-Container-Read: .r:*",
+        "-H",
+        "X-Container-Meta-Jar: brown",
+    ];
+    for (arguments, wanted) in [
+        (&put[..], 201),
+        (&["-X", "DELETE"][..], 204),
+        (&["-X", "PUT"][..], 201),
+    ] {
+        let (status, _) = curl.call("/again", arguments)?;
+        ensure!(status == wanted, "{arguments:?}: {status}");
+    }
+    let (_, head) = curl.call("/again", &["-I"])?;
+    let head = head.to_lowercase();
+    ensure!(
+        !head.contains("x-container-read") && !head.contains("jar"),
+        "{head}"
+    );
+    Ok(())
 }
 
 /// A client that promises ten bytes, sends three and goes leaves nothing behind.

@@ -62,6 +62,19 @@ impl RosterRow {
         }
     }
 
+    /// Takes metadata that changes. What was said before the last deletion stays forgotten, an ACL above all: whoever
+    /// makes a container of the same name starts with none.
+    pub fn change_metadata(&mut self, changes: &StampedMetadata) {
+        self.metadata.merge(changes);
+        self.metadata.forget_until(self.delete_timestamp);
+    }
+
+    /// Marks it as deleted, with all its metadata.
+    pub fn delete(&mut self, at: Timestamp) {
+        self.delete_timestamp = self.delete_timestamp.max(at);
+        self.metadata.forget_until(self.delete_timestamp);
+    }
+
     /// Whether it is there, and not deleted since.
     #[must_use]
     pub fn exists(&self) -> bool {
@@ -170,6 +183,7 @@ impl RosterRow {
         self.put_timestamp = self.put_timestamp.max(other.put_timestamp);
         self.delete_timestamp = self.delete_timestamp.max(other.delete_timestamp);
         self.metadata.merge(&other.metadata);
+        self.metadata.forget_until(self.delete_timestamp);
         before != (self.digest(), self.policy_timestamp)
     }
 
@@ -326,5 +340,22 @@ mod tests {
         assert!(ours.merge(&theirs));
         assert!(!ours.exists());
         assert_eq!(ours.live_count, 3);
+    }
+
+    #[test]
+    fn what_was_said_before_a_deletion_does_not_come_back() {
+        let stamp = |ticks| Timestamp::from_ticks(ticks).unwrap();
+        let mut ours = row();
+        let late = ours.clone();
+        ours.delete(stamp(5));
+        assert!(ours.metadata.is_empty());
+        ours.put_timestamp = stamp(6);
+        // Neither by a replica that has not heard of the deletion, nor by a change that comes late.
+        ours.merge(&late);
+        ours.change_metadata(&late.metadata);
+        assert!(ours.exists() && ours.metadata.is_empty());
+        let mut theirs = late;
+        theirs.merge(&ours);
+        assert_eq!(theirs.digest(), ours.digest());
     }
 }

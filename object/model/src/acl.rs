@@ -167,9 +167,12 @@ impl AccountAcl {
         if text.trim().is_empty() {
             return Ok(Self::default());
         }
-        serde_json::from_str(text).map_err(|error| AclError::Account {
-            what: error.to_string(),
-        })
+        // By way of an object, because a struct would be read from a list of its fields too.
+        serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(text)
+            .and_then(|object| serde_json::from_value(object.into()))
+            .map_err(|error| AclError::Account {
+                what: error.to_string(),
+            })
     }
 
     /// The text as it is kept and shown; empty when nobody is named.

@@ -413,6 +413,11 @@ impl StampedMetadata {
         self.0.iter().map(|(name, item)| (name.as_str(), item))
     }
 
+    /// Forgets everything set or removed until a moment: what it was said of has been deleted then.
+    pub fn forget_until(&mut self, deleted_at: Timestamp) {
+        self.0.retain(|_, item| item.timestamp > deleted_at);
+    }
+
     /// Forgets removals older than the horizon.
     pub fn reclaim(&mut self, horizon: Timestamp) {
         self.0

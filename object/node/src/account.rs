@@ -67,7 +67,7 @@ impl Call<'_> {
             if row.put_timestamp >= timestamp || row.delete_timestamp >= timestamp {
                 return Decision::Leave;
             }
-            row.delete_timestamp = timestamp;
+            row.delete(timestamp);
             Decision::Write
         })
         .await?;

@@ -99,7 +99,7 @@ impl Call<'_> {
                 return Decision::Leave;
             }
             // Also of a container that never came here: the deletion must win over a PUT that comes late.
-            row.delete_timestamp = at;
+            row.delete(at);
             Decision::Write
         })
         .await?;

@@ -45,7 +45,7 @@ pub(crate) fn post(row: &mut RosterRow, metadata: &StampedMetadata) -> Decision 
     if !row.exists() {
         return Decision::Leave;
     }
-    row.metadata.merge(metadata);
+    row.change_metadata(metadata);
     Decision::Write
 }
 
@@ -55,7 +55,7 @@ pub(crate) fn put(row: &mut RosterRow, at: Timestamp, metadata: &StampedMetadata
         return Decision::Leave;
     }
     row.put_timestamp = row.put_timestamp.max(at);
-    row.metadata.merge(metadata);
+    row.change_metadata(metadata);
     Decision::Write
 }
 
