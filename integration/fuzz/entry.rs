@@ -122,7 +122,7 @@ fn settings() -> Settings {
         identity: Identity {
             volume: Uuid::from_bytes([7; 16]),
             target: Arc::from(TARGET),
-            port_group: 1,
+            portal_groups: vec![1],
         },
         capacity: Capacity::new(size, block_size).expect("a capacity"),
         provisioning: Provisioning::Thin,
@@ -135,7 +135,7 @@ fn settings() -> Settings {
 pub(crate) fn cdb(bytes: &[u8]) {
     let mut input = Input(bytes);
     let mut unit = LogicalUnit::new(settings());
-    let nexuses = [Nexus::new(HOST, [1; 6]), Nexus::new(HOST, [2; 6])];
+    let nexuses = [Nexus::new(HOST, [1; 6], 1), Nexus::new(HOST, [2; 6], 1)];
     for nexus in &nexuses {
         unit.attach(nexus);
     }
@@ -238,7 +238,7 @@ impl Pair {
             offer,
         };
         let mut unit = LogicalUnit::new(settings());
-        let nexus = Nexus::new(HOST, [0; 6]);
+        let nexus = Nexus::new(HOST, [0; 6], 1);
         unit.attach(&nexus);
         Self {
             target: Connection::new(config, Duration::ZERO),

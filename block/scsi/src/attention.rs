@@ -19,6 +19,8 @@ pub enum UnitAttention {
     ReservationsReleased,
     /// REGISTRATIONS PREEMPTED.
     RegistrationsPreempted,
+    /// ASYMMETRIC ACCESS STATE CHANGED: another nexus set a target port group.
+    AccessStateChanged,
     /// CAPACITY DATA HAS CHANGED.
     CapacityChanged,
     /// REPORTED LUNS DATA HAS CHANGED.
@@ -37,6 +39,7 @@ impl UnitAttention {
             Self::ReservationsPreempted => (0x2a, 0x03),
             Self::ReservationsReleased => (0x2a, 0x04),
             Self::RegistrationsPreempted => (0x2a, 0x05),
+            Self::AccessStateChanged => (0x2a, 0x06),
             Self::CapacityChanged => (0x2a, 0x09),
             Self::ReportedLunsChanged => (0x3f, 0x0e),
         };

@@ -237,6 +237,11 @@ pub enum Cdb {
         /// ALLOCATION LENGTH.
         allocation: u32,
     },
+    /// SET TARGET PORT GROUPS.
+    SetTargetPortGroups {
+        /// PARAMETER LIST LENGTH.
+        length: u32,
+    },
     /// GET LBA STATUS (16).
     GetLbaStatus {
         /// The first block.
@@ -398,7 +403,9 @@ impl Cdb {
             Self::Unmap { length }
             | Self::ModeSelect { length, .. }
             | Self::Sanitize { length, .. } => DataLength::Out(u64::from(*length)),
-            Self::ExtendedCopy { length } => DataLength::Out(u64::from(*length)),
+            Self::ExtendedCopy { length } | Self::SetTargetPortGroups { length } => {
+                DataLength::Out(u64::from(*length))
+            }
             Self::PersistentReserveOut(request) => DataLength::Out(u64::from(request.length)),
             Self::TestUnitReady
             | Self::RequestSense { .. }

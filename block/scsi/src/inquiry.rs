@@ -22,8 +22,6 @@ pub const WRITE_SAME_BYTES_MAX: u64 = 16 << 20;
 pub const ATOMIC_BYTES_MAX: u64 = 1 << 20;
 /// Space is counted in units of 2^11 blocks: 1 MiB of blocks of 512 bytes.
 pub(crate) const THRESHOLD_EXPONENT: u8 = 11;
-/// The relative target port identifier of our one target port.
-pub(crate) const TARGET_PORT: u16 = 1;
 /// The granularity in which space is given back: a page of the usual file system.
 const UNMAP_GRANULARITY_BYTES: u32 = 4_096;
 
@@ -38,14 +36,16 @@ pub struct Identity {
     pub volume: Uuid,
     /// The target's name.
     pub target: Arc<str>,
-    /// The target port group, which is the iSCSI portal group.
-    pub port_group: u16,
+    /// The tags of the iSCSI portal groups it is reached through, each a target port and a target port group.
+    pub portal_groups: Vec<u16>,
 }
 
 /// What INQUIRY tells of a unit.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Subject<'a> {
     pub(crate) identity: &'a Identity,
+    /// The target port it is asked through.
+    pub(crate) port: u16,
     pub(crate) capacity: Capacity,
     pub(crate) provisioning: Provisioning,
 }
@@ -64,7 +64,7 @@ pub(crate) fn answer(
     let body = match page {
         0x00 => PAGES.to_vec(),
         0x80 => subject.identity.volume.to_string().into_bytes(),
-        0x83 => identification(subject.identity),
+        0x83 => identification(subject.identity, subject.port),
         0x86 => extended(),
         0x8f => copy::vital_page(),
         0xb0 => block_limits(subject.capacity, subject.provisioning),
@@ -97,8 +97,8 @@ fn standard() -> Vec<u8> {
     let mut data = Builder::new();
     // Direct access block device, not removable, SPC-4; HISUP and response data format 2; 91 bytes follow.
     data.u8(0).u8(0).u8(0x06).u8(0x12).u8(91);
-    // Byte 5: TPGS 01b, implicit asymmetric access only; 3PC, EXTENDED COPY. Byte 7: CMDQUE.
-    data.u8(0x18).u8(0).u8(0x02);
+    // Byte 5: TPGS 11b, implicit and explicit asymmetric access; 3PC, EXTENDED COPY. Byte 7: CMDQUE.
+    data.u8(0x38).u8(0).u8(0x02);
     data.padded(VENDOR, 8)
         .padded(PRODUCT, 16)
         .padded(REVISION, 4)
@@ -124,7 +124,7 @@ pub(crate) fn local_naa(volume: &Uuid) -> [u8; 8] {
     naa
 }
 
-fn identification(identity: &Identity) -> Vec<u8> {
+fn identification(identity: &Identity, port: u16) -> Vec<u8> {
     // Designator header: protocol and code set, PIV, association and type, reserved, length.
     fn designator(data: &mut Builder, code_set: u8, kind: u8, bytes: &[u8]) {
         let length = u8::try_from(bytes.len()).unwrap_or(u8::MAX);
@@ -156,9 +156,8 @@ fn identification(identity: &Identity) -> Vec<u8> {
         .bytes(identity.volume.as_bytes())
         .finish();
     designator(&mut data, 0x01, LOGICAL_UNIT | 0xa, &uuid);
-    let [port_high, port_low] = TARGET_PORT.to_be_bytes();
-    designator(&mut data, BINARY, PORT | 0x4, &[0, 0, port_high, port_low]);
-    let [high, low] = identity.port_group.to_be_bytes();
+    let [high, low] = port.to_be_bytes();
+    designator(&mut data, BINARY, PORT | 0x4, &[0, 0, high, low]);
     designator(&mut data, BINARY, PORT | 0x5, &[0, 0, high, low]);
     // SCSI name strings are ended by a zero and filled to four bytes.
     let name = |text: String| {
@@ -167,7 +166,7 @@ fn identification(identity: &Identity) -> Vec<u8> {
         bytes.resize(length, 0);
         bytes
     };
-    let port = format!("{},t,0x{:04x}", identity.target, identity.port_group);
+    let port = format!("{},t,0x{port:04x}", identity.target);
     designator(&mut data, UTF8, PORT | 0x8, &name(port));
     designator(
         &mut data,
@@ -246,7 +245,7 @@ mod tests {
         Identity {
             volume,
             target: Arc::from("iqn.2026-11.org.onggi:v"),
-            port_group: 1,
+            portal_groups: vec![1],
         }
     }
 
@@ -256,6 +255,7 @@ mod tests {
         answer(
             Subject {
                 identity: &identity,
+                port: 1,
                 capacity,
                 provisioning: Provisioning::Thin,
             },

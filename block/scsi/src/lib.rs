@@ -6,6 +6,7 @@
 //! that reading and writing need, so that the data path takes no lock shared between nexuses.
 #![forbid(unsafe_code)]
 
+mod alua;
 pub mod attention;
 pub mod cdb;
 pub mod copy;

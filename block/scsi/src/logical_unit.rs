@@ -7,6 +7,7 @@
 mod other;
 mod plan;
 
+use crate::alua::PortGroups;
 use crate::attention::{Pending, UnitAttention};
 use crate::cdb::{Cdb, CdbBytes, DataLength};
 use crate::copy::{CopyProgress, CopyStatus};
@@ -27,22 +28,33 @@ use std::sync::Arc;
 /// How many initiator ports a unit remembers; of those that are gone the registered ones are kept.
 pub const NEXUSES_MAX: usize = 1_024;
 
-/// An initiator port that reaches the unit through our one target port: an I_T nexus.
+/// An initiator port that reaches the unit through a target port: an I_T nexus.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Nexus {
     /// The initiator's name.
     pub initiator: Arc<str>,
     /// The initiator's part of the session identifier.
     pub isid: [u8; 6],
+    /// The target port: the tag of its portal group.
+    pub port: u16,
 }
 
 impl Nexus {
-    /// The nexus of this initiator port.
+    /// The nexus of this initiator port and this target port.
     #[must_use]
-    pub fn new(initiator: &str, isid: [u8; 6]) -> Self {
+    pub fn new(initiator: &str, isid: [u8; 6], port: u16) -> Self {
         Self {
             initiator: Arc::from(initiator),
             isid,
+            port,
+        }
+    }
+
+    /// The same initiator port through another target port.
+    pub(crate) fn through(&self, port: u16) -> Self {
+        Self {
+            port,
+            ..self.clone()
         }
     }
 }
@@ -150,6 +162,7 @@ impl View {
 pub struct LogicalUnit {
     settings: Settings,
     mode: ModePages,
+    port_groups: PortGroups,
     reservations: Reservations,
     nexuses: BTreeMap<Nexus, NexusState>,
     is_stopped: bool,
@@ -183,6 +196,7 @@ impl LogicalUnit {
     #[must_use]
     pub fn new(settings: Settings) -> Self {
         Self {
+            port_groups: PortGroups::new(&settings.identity.portal_groups),
             settings,
             mode: ModePages::default(),
             reservations: Reservations::default(),
@@ -465,6 +479,7 @@ const fn needs_ready(cdb: &Cdb) -> bool {
             | Cdb::ReportSupportedOpcodes(_)
             | Cdb::ReportSupportedTaskManagement { .. }
             | Cdb::ReportTargetPortGroups { .. }
+            | Cdb::SetTargetPortGroups { .. }
             | Cdb::CopyParameters { .. }
             | Cdb::CopyStatus { .. }
             | Cdb::LogSense(_)

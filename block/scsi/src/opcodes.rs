@@ -13,8 +13,8 @@ use parse::{
     persistent_out, prefetch, read, read_capacity10, read_capacity16, read_defect_data10,
     read_defect_data12, read6, release6, release10, report_luns, report_opcodes,
     report_port_groups, report_task_management, request_sense, reserve6, reserve10, sanitize,
-    span10, span12, span16, start_stop_unit, synchronize_cache, unmap, verify, write,
-    write_and_verify, write_atomic, write_same10, write_same16, write6,
+    set_port_groups, span10, span12, span16, start_stop_unit, synchronize_cache, unmap, verify,
+    write, write_and_verify, write_atomic, write_same10, write_same16, write6,
 };
 
 type Parse = fn(CdbBytes) -> Result<Cdb, Sense>;
@@ -340,6 +340,13 @@ pub(crate) static TABLE: &[Entry] = &[
         Read,
         report_task_management,
         [0xa3, 0x1f, 0x80, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0, C]
+    ),
+    entry!(
+        0xa4,
+        0x0a,
+        Write,
+        set_port_groups,
+        [0xa4, 0x1f, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0, C]
     ),
     entry!(0xa8, Read, |b| read(b, span12(b)), usage12(0xa8, 0xf8)),
     entry!(0xaa, Write, |b| write(b, span12(b)), usage12(0xaa, 0xf8)),

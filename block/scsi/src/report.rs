@@ -1,7 +1,6 @@
 //! REPORT LUNS, REPORT SUPPORTED OPERATION CODES and TASK MANAGEMENT FUNCTIONS, READ CAPACITY.
 
 use crate::cdb::{DefectForm, ReportOpcodes};
-use crate::inquiry::{Identity, TARGET_PORT};
 use crate::media::Provisioning;
 use crate::opcodes::{self, Entry, TABLE};
 use crate::range::{Capacity, Lun};
@@ -133,30 +132,6 @@ fn single(entry: Option<&Entry>, with_timeouts: bool) -> Vec<u8> {
     data.finish()
 }
 
-/// The answer to REPORT TARGET PORT GROUPS (SPC-5 §6.39).
-///
-/// A target has one port group with one port, always active and optimized: every portal leads to the same process and
-/// the same medium, so no path is better than another, and there is no other state an initiator could ask for.
-pub(crate) fn port_groups(identity: &Identity, extended: bool, allocation: u32) -> Vec<u8> {
-    const ACTIVE_OPTIMIZED: u8 = 0x00;
-    // AO_SUP: no other state is ever reported.
-    const SUPPORTED: u8 = 0x01;
-    let mut body = Builder::new();
-    if extended {
-        // Format type 001b, no implicit transitions to wait for.
-        body.u8(0x10).u8(0).u16(0);
-    }
-    body.u8(ACTIVE_OPTIMIZED)
-        .u8(SUPPORTED)
-        .u16(identity.port_group);
-    body.u8(0).u8(0).u8(0).u8(1);
-    body.u16(0).u16(TARGET_PORT);
-    let body = body.finish();
-    let mut data = Builder::new();
-    data.u32(length32(&body)).bytes(&body);
-    cut(data.finish(), allocation)
-}
-
 /// The answer to READ DEFECT DATA: lists without an entry.
 pub(crate) fn defects(form: DefectForm, lists: u8, allocation: u32) -> Vec<u8> {
     let mut data = Builder::new();
@@ -215,24 +190,6 @@ mod tests {
         let data = capacity16(large, Provisioning::Thin, 32);
         assert_eq!(data[..12], [0, 0, 0, 1, 0xff, 0xff, 0xff, 0xff, 0, 0, 2, 0]);
         assert_eq!((data.len(), data[13], data[14]), (32, 0, 0xc0));
-    }
-
-    #[test]
-    fn the_one_port_group_is_active_with_either_header() {
-        let identity = Identity {
-            volume: "01234567-89ab-4cde-8f01-23456789abcd".parse().unwrap(),
-            target: std::sync::Arc::from("iqn.2026-11.org.onggi:v"),
-            port_group: 0x203,
-        };
-        let group = [0, 1, 2, 3, 0, 0, 0, 1, 0, 0, 0, 1];
-        let plain = port_groups(&identity, false, 255);
-        assert_eq!(plain, [&[0, 0, 0, 12][..], &group].concat());
-        let extended = port_groups(&identity, true, 255);
-        assert_eq!(
-            extended,
-            [&[0, 0, 0, 16, 0x10, 0, 0, 0][..], &group].concat()
-        );
-        assert_eq!(port_groups(&identity, true, 3).len(), 3);
     }
 
     #[test]

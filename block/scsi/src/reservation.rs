@@ -1,7 +1,6 @@
 //! Reservations: RESERVE (6) (or (10), which is the same) and persistent ones, and which commands they shut out (SPC-4 §5.13).
 //!
-//! Registrations are kept per initiator port (name and ISID). A target has one portal group, whose portals are one
-//! target port, so ALL_TG_PT says what is so anyway. With APTPL everything here but RESERVE (6) is kept on stable
+//! Registrations are kept per initiator port (name and ISID) and target port (portal group). With APTPL everything here but RESERVE (6) is kept on stable
 //! storage by the shell before the command is answered: [`SavedReservations`].
 
 mod out;
@@ -10,10 +9,10 @@ mod report;
 mod saved;
 mod transport_id;
 
+pub(crate) use out::Around;
 pub use saved::{SavedError, SavedReservations};
 
 use crate::attention::UnitAttention;
-use crate::inquiry::TARGET_PORT;
 use crate::logical_unit::Nexus;
 use crate::sense::Sense;
 use std::collections::BTreeMap;

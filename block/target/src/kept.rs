@@ -82,6 +82,8 @@ struct Reservations {
 struct Registration {
     initiator: String,
     isid: [u8; 6],
+    #[serde(default = "usual_port")]
+    port: u16,
     key: u64,
 }
 
@@ -90,7 +92,14 @@ struct Registration {
 struct Held {
     initiator: String,
     isid: [u8; 6],
+    #[serde(default = "usual_port")]
+    port: u16,
     kind: u8,
+}
+
+// What is kept by a release that knew of one port only is about the portal group that there is by default.
+const fn usual_port() -> u16 {
+    1
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -156,12 +165,14 @@ impl Keeper {
             .map(|(nexus, key)| Registration {
                 initiator: nexus.initiator.to_string(),
                 isid: nexus.isid,
+                port: nexus.port,
                 key: *key,
             })
             .collect();
         let reservation = saved.reservation.as_ref().map(|held| Held {
             initiator: held.holder.initiator.to_string(),
             isid: held.holder.isid,
+            port: held.holder.port,
             kind: held.kind.code(),
         });
         let kept = Reservations {
@@ -182,12 +193,12 @@ impl Keeper {
         let registrations = kept
             .registrations
             .into_iter()
-            .map(|one| (Nexus::new(&one.initiator, one.isid), one.key))
+            .map(|one| (Nexus::new(&one.initiator, one.isid, one.port), one.key))
             .collect();
         let reservation = match kept.reservation {
             None => None,
             Some(held) => Some(PersistentReservation {
-                holder: Nexus::new(&held.initiator, held.isid),
+                holder: Nexus::new(&held.initiator, held.isid, held.port),
                 kind: ReservationType::from_code(held.kind).ok_or_else(|| self.damaged(kind))?,
             }),
         };

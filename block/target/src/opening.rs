@@ -57,7 +57,7 @@ impl Opener {
             identity: Identity {
                 volume: spec.volume,
                 target: Arc::clone(&target),
-                port_group: self.surroundings.portal_group,
+                portal_groups: self.surroundings.portal_groups.clone(),
             },
             capacity,
             provisioning: provisioning(&medium),
@@ -99,7 +99,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path(), &dir.path().join("key"), &SystemEntropy).unwrap();
         let surroundings = Surroundings {
-            portal_group: 1,
+            portal_groups: vec![1],
             threads: 1,
             sanitize_bytes_per_second: 1 << 30,
         };

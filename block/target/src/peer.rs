@@ -32,6 +32,9 @@ use std::sync::atomic::AtomicU16;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+/// With so much to send, nothing more is begun before it is sent: what was just read is still in the processor's cache.
+const UNSENT_BYTES_MAX: usize = 1 << 20;
+
 /// What all connections share.
 #[derive(Debug)]
 pub(crate) struct Shared {
@@ -236,7 +239,10 @@ impl Peer {
 
     /// Does what there is to do: carries out commands, answers requests.
     pub(crate) fn pump(&mut self, thread: &mut Thread) {
-        while self.awaited == 0 && self.has_room(thread) {
+        while self.awaited == 0
+            && self.has_room(thread)
+            && self.connection.transmit_backlog_bytes() < UNSENT_BYTES_MAX
+        {
             let Some(event) = self.connection.poll_event() else {
                 return;
             };

@@ -173,9 +173,10 @@ impl Export {
 }
 
 /// What units need to know of the process they are in.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct Surroundings {
-    pub(crate) portal_group: u16,
+    /// The tags of the portal groups.
+    pub(crate) portal_groups: Vec<u16>,
     /// How many threads touch media.
     pub(crate) threads: usize,
     /// How fast a SANITIZE overwrites.

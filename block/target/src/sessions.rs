@@ -241,7 +241,7 @@ mod tests {
     fn entry(mailbox: &Arc<Mailbox>, number: u8) -> Entry {
         Entry {
             iqn: Arc::from("iqn.2026-11.org.onggi:v"),
-            nexus: Nexus::new("iqn.2026-11.org.onggi:host", [0, 0, 0, 0, 0, number]),
+            nexus: Nexus::new("iqn.2026-11.org.onggi:host", [0, 0, 0, 0, 0, number], 1),
             attachment: Uuid::from_bytes([number; 16]),
             peer: "127.0.0.1:1".parse().unwrap(),
             portal: "127.0.0.1:2".parse().unwrap(),

@@ -260,7 +260,7 @@ fn share(
     let sessions: Arc<Sessions> = Arc::default();
     let media_threads = options.media_threads.max(1);
     let surroundings = Surroundings {
-        portal_group: options.portal_group,
+        portal_groups: groups(options)?.iter().map(|group| group.tag).collect(),
         threads: data_threads + media_threads,
         sanitize_bytes_per_second: options.limits.sanitize_bytes_per_second,
     };

@@ -3,6 +3,10 @@
 //! Unknown keys are errors that name the key and its line. Every key has a default, and every section that names a
 //! role (`identity` and `block`, `object`) turns that role on by being there.
 
+mod target;
+
+pub use target::{PortalGroup, Target, TargetLimits};
+
 use crate::telemetry::LogFormat;
 use core::num::NonZeroU8;
 use onggi_common_units::ByteCount;
@@ -130,39 +134,6 @@ pub struct Pool {
     pub reserve: ByteCount,
 }
 
-/// `[block.target]`
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Target {
-    /// The portals; each serves every volume.
-    #[serde(default = "default_portals")]
-    pub portals: Vec<SocketAddr>,
-    /// What initiators are told instead, when they reach the portals by other addresses; default: the portals.
-    #[serde(default)]
-    pub advertised: Vec<SocketAddr>,
-    /// More portal groups (the portals above are group 1), for networks that have nothing to do with each other.
-    #[serde(default)]
-    pub groups: Vec<PortalGroup>,
-    /// Whether initiators that know no other hash may use MD5 for CHAP.
-    #[serde(default = "default_chap_md5")]
-    pub chap_md5: bool,
-    /// Threads that carry data; default: one per core, at most four.
-    pub threads: Option<NonZeroU8>,
-}
-
-/// `[[block.target.groups]]`
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct PortalGroup {
-    /// The portal group tag: 2 or more, another one for each group.
-    pub tag: u16,
-    /// The portals; each serves every volume.
-    pub portals: Vec<SocketAddr>,
-    /// What initiators are told instead; default: the portals.
-    #[serde(default)]
-    pub advertised: Vec<SocketAddr>,
-}
-
 /// `[object]`
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -255,13 +226,6 @@ const fn default_pool_size() -> ByteCount {
 const fn default_reserve() -> ByteCount {
     ByteCount::from_gib(1)
 }
-const fn default_chap_md5() -> bool {
-    true
-}
-
-fn default_portals() -> Vec<SocketAddr> {
-    vec![loopback(3260)]
-}
 const fn default_object_listen() -> SocketAddr {
     loopback(8080)
 }
@@ -307,7 +271,6 @@ default_is_an_empty_section! {
         kind: default_pool_kind(), backend: default_backend(), volume_group: default_group(), device: None,
         size: default_pool_size(), reserve: default_reserve(),
     }
-    Target { portals: default_portals(), advertised: Vec::new(), groups: Vec::new(), chap_md5: true, threads: None }
 }
 
 /// A configuration that cannot be used.

@@ -6,6 +6,7 @@
 )]
 
 mod check;
+mod exports;
 mod locate;
 mod ring;
 mod roles;
@@ -90,6 +91,9 @@ enum Command {
     /// The pool of volumes
     #[command(subcommand)]
     Pool(PoolCommand),
+    /// The volumes the iSCSI target serves, and who uses them
+    #[command(subcommand)]
+    Export(exports::ExportCommand),
     /// Objects, seen from the storage nodes
     #[command(subcommand)]
     Object(ObjectCommand),
@@ -128,6 +132,7 @@ fn main() -> ExitCode {
         | Command::CheckConfig(_)
         | Command::Status { .. }
         | Command::Pool(_)
+        | Command::Export(_)
         | Command::Object(_)
         | Command::Ring(_) => 1,
     };
@@ -181,6 +186,10 @@ fn dispatch(command: Command) -> Result<ExitCode> {
         }
         Command::Pool(PoolCommand::Release(common)) => {
             roles::pool::release(&Config::load(&common.config)?)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Export(command) => {
+            exports::run(command)?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Ring(arguments) => Ok(ring::run(*arguments)),

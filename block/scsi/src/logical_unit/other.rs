@@ -9,7 +9,7 @@ use crate::inquiry::{self, Subject};
 use crate::log::{self, Wanted};
 use crate::media::MediaOp;
 use crate::report;
-use crate::reservation::{OutRequest, Refusal, Reservations};
+use crate::reservation::{Around, OutRequest, Refusal, Reservations};
 use crate::sanitize::{self, SanitizeState};
 use crate::sense::{Response, Sense};
 use crate::wire::cut;
@@ -39,6 +39,7 @@ impl LogicalUnit {
                 let erasure = sanitize::erasure(action, length, data, capacity)?;
                 self.sanitize(action, erasure, (immediate, unrestricted_exit))
             }
+            Cdb::SetTargetPortGroups { length } => self.set_port_groups(nexus, length, data),
             Cdb::ExtendedCopy { length } => self.extended_copy(nexus, length, data),
             Cdb::LogSense(asked) => Ok(match log::sense(asked, self.settings.provisioning)? {
                 Wanted::Page(page) => Done::Response(Response::data(page)),
@@ -69,6 +70,7 @@ impl LogicalUnit {
             Cdb::Inquiry { page, allocation } => {
                 let subject = Subject {
                     identity: &self.settings.identity,
+                    port: nexus.port,
                     capacity,
                     provisioning,
                 };
@@ -102,7 +104,7 @@ impl LogicalUnit {
             Cdb::ReportTargetPortGroups {
                 extended,
                 allocation,
-            } => report::port_groups(&self.settings.identity, extended, allocation),
+            } => self.port_groups.report(extended, allocation),
             Cdb::ReportSupportedOpcodes(asked) => report::opcodes(asked, provisioning)?,
             Cdb::ReportSupportedTaskManagement {
                 extended,
@@ -149,6 +151,21 @@ impl LogicalUnit {
         }))
     }
 
+    fn set_port_groups(
+        &mut self,
+        nexus: &Nexus,
+        length: u32,
+        data: &[u8],
+    ) -> Result<Done, Refusal> {
+        let length = usize::try_from(length).unwrap_or(usize::MAX);
+        let list = data.get(..length).ok_or(Sense::PARAMETER_LIST_LENGTH)?;
+        if self.port_groups.set(list)? {
+            self.raise_for_others(Some(nexus), UnitAttention::AccessStateChanged);
+            self.changed();
+        }
+        Ok(Done::Response(Response::good()))
+    }
+
     fn extended_copy(&mut self, nexus: &Nexus, length: u32, data: &[u8]) -> Result<Done, Refusal> {
         let length = usize::try_from(length).unwrap_or(usize::MAX);
         let list = data.get(..length).ok_or(Sense::PARAMETER_LIST_LENGTH)?;
@@ -190,9 +207,13 @@ impl LogicalUnit {
             let named = nexuses.keys().filter(|known| *known.initiator == *name);
             named.cloned().collect()
         };
+        let around = Around {
+            known: &known,
+            ports: &self.settings.identity.portal_groups,
+        };
         let changes = self
             .reservations
-            .persistent_out(nexus, request, data, known)?;
+            .persistent_out(nexus, request, data, &around)?;
         self.notify(changes.notices);
         let (aborted, saves) = (changes.aborted, changes.must_save);
         Ok(if aborted.is_empty() && !saves {

@@ -14,7 +14,7 @@ fn settings() -> Settings {
         identity: Identity {
             volume,
             target: Arc::from("iqn.2026-11.org.onggi:v"),
-            port_group: 1,
+            portal_groups: vec![1, 2],
         },
         capacity: Capacity::new(ByteCount::new(BLOCKS * 512), BlockSize::B512).unwrap(),
         provisioning: Provisioning::Thin,
@@ -24,7 +24,7 @@ fn settings() -> Settings {
 }
 
 fn nexus(number: u8) -> Nexus {
-    Nexus::new("iqn.2026-11.org.onggi:host", [0x80, 0, 0, 0, 0, number])
+    Nexus::new("iqn.2026-11.org.onggi:host", [0x80, 0, 0, 0, 0, number], 1)
 }
 
 /// A unit whose nexuses 1 and 2 have heard of its power-on.
@@ -593,4 +593,36 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn a_port_group_that_is_set_is_told_to_all_and_heard_of_by_the_others() {
+    let mut unit = unit();
+    let set = [0xa4, 0x0a, 0, 0, 0, 0, 0, 0, 0, 8, 0, 0];
+    let list = [0, 0, 0, 0, 1, 0, 0, 2];
+    assert_eq!(
+        response(&run(&mut unit, 1, &set, &list)).status,
+        Status::Good
+    );
+    assert_eq!(sense(&run(&mut unit, 2, &[0; 6], &[])), (6, 0x2a, 6));
+    let report = [0xa3, 0x0a, 0, 0, 0, 0, 0, 0, 0, 255, 0, 0];
+    for who in [1, 2] {
+        let outcome = run(&mut unit, who, &report, &[]);
+        let told = &response(&outcome).data_in;
+        assert_eq!((told[4], told[16], told[19]), (0, 1, 2));
+    }
+    let short = run(&mut unit, 1, &set, &list[..4]);
+    assert_eq!(sense(&short), (5, 0x1a, 0));
+}
+
+#[test]
+fn a_nexus_is_told_of_the_port_it_came_through() {
+    let mut unit = unit();
+    let inquiry = [0x12, 1, 0x83, 2, 0, 0];
+    let names = |unit: &mut LogicalUnit, nexus: &Nexus| {
+        let outcome = unit.begin(nexus, CdbBytes::new(&inquiry), &[]);
+        String::from_utf8_lossy(&response(&outcome).data_in).into_owned()
+    };
+    assert!(names(&mut unit, &nexus(1)).contains(",t,0x0001"));
+    assert!(names(&mut unit, &nexus(1).through(2)).contains(",t,0x0002"));
 }

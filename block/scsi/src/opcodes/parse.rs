@@ -254,6 +254,12 @@ pub(super) fn report_port_groups(b: CdbBytes) -> Result<Cdb, Sense> {
     })
 }
 
+pub(super) fn set_port_groups(b: CdbBytes) -> Result<Cdb, Sense> {
+    Ok(Cdb::SetTargetPortGroups {
+        length: b.u32::<6>(),
+    })
+}
+
 pub(super) fn get_lba_status(b: CdbBytes) -> Result<Cdb, Sense> {
     Ok(Cdb::GetLbaStatus {
         first: b.u64::<2>(),

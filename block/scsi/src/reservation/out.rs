@@ -4,7 +4,7 @@ use super::parameters::{Basic, Move};
 use super::transport_id::Named;
 use super::{
     Notices, OutAction, OutRequest, PersistentReservation, REGISTRATIONS_MAX, Refusal,
-    ReservationType, Reservations, TARGET_PORT,
+    ReservationType, Reservations,
 };
 use crate::attention::UnitAttention;
 use crate::logical_unit::Nexus;
@@ -21,27 +21,44 @@ pub(crate) struct Changes {
     pub(crate) must_save: bool,
 }
 
+/// Who else there is.
+pub(crate) struct Around<'a> {
+    /// The nexuses of an initiator name that have been seen.
+    pub(crate) known: &'a dyn Fn(&str) -> Vec<Nexus>,
+    /// The target ports.
+    pub(crate) ports: &'a [u16],
+}
+
+impl Around<'_> {
+    // The ports a registration is for: with ALL_TG_PT all of them, else the one the command came through.
+    fn ports(&self, nexus: &Nexus, all_ports: bool) -> Vec<u16> {
+        let mut ports = vec![nexus.port];
+        if all_ports {
+            ports.extend(self.ports.iter().filter(|port| **port != nexus.port));
+        }
+        ports
+    }
+}
+
 impl Reservations {
-    /// PERSISTENT RESERVE OUT. `known` gives the initiator ports of a name that have been seen.
+    /// PERSISTENT RESERVE OUT.
     pub(crate) fn persistent_out(
         &mut self,
         nexus: &Nexus,
         request: OutRequest,
         data: &[u8],
-        known: impl Fn(&str) -> Vec<Nexus>,
+        around: &Around<'_>,
     ) -> Result<Changes, Refusal> {
         let before = self.saved();
         let mut aborted = Vec::new();
         let notices = match request.action {
             OutAction::Register => {
                 let list = Basic::parse(request, data)?;
-                self.register_with_others(nexus, list, known)?
+                self.register_with_others(nexus, list, around)?
             }
             OutAction::RegisterAndIgnore => {
                 let list = Basic::parse(request, data)?;
-                let notices = self.register(nexus, None, list.service_key)?;
-                self.persists = list.persists;
-                notices
+                self.register_through(nexus, None, &list, around)?
             }
             OutAction::Reserve => {
                 let key = Basic::parse(request, data)?.key;
@@ -63,7 +80,7 @@ impl Reservations {
                 notices
             }
             OutAction::RegisterAndMove => {
-                self.register_and_move(nexus, &Move::parse(request, data)?)?;
+                self.register_and_move(nexus, &Move::parse(request, data)?, around)?;
                 Notices::new()
             }
         };
@@ -80,23 +97,30 @@ impl Reservations {
         &mut self,
         nexus: &Nexus,
         list: Basic,
-        known: impl Fn(&str) -> Vec<Nexus>,
+        around: &Around<'_>,
     ) -> Result<Notices, Refusal> {
         const INVALID: Sense = Sense::INVALID_FIELD_IN_PARAMETERS;
         let mut others = Vec::new();
-        if let Some(named) = list.others {
+        let ports = around.ports(nexus, list.all_ports);
+        if let Some(named) = &list.others {
             if self.is_registered(nexus) || list.service_key == 0 {
                 return Err(Sense::INVALID_FIELD_IN_CDB.into());
             }
             for one in named {
                 match one {
-                    Named::Port(port) => others.push(port),
+                    Named::Port(initiator) => {
+                        others.extend(ports.iter().map(|port| initiator.through(*port)));
+                    }
                     Named::Device(name) => {
-                        let ports = known(&name);
-                        if ports.is_empty() {
+                        let known = (around.known)(name);
+                        let mut seen = known
+                            .into_iter()
+                            .filter(|other| ports.contains(&other.port))
+                            .peekable();
+                        if seen.peek().is_none() {
                             return Err(INVALID.into());
                         }
-                        others.extend(ports.into_iter().filter(|port| port != nexus));
+                        others.extend(seen.filter(|other| other != nexus));
                     }
                 }
             }
@@ -106,27 +130,57 @@ impl Reservations {
             {
                 return Err(INVALID.into());
             }
-            let wanted = others.len().saturating_add(1);
+            let wanted = others.len().saturating_add(ports.len());
             if self.registrations.len().saturating_add(wanted) > REGISTRATIONS_MAX {
                 return Err(Sense::INSUFFICIENT_REGISTRATIONS.into());
             }
         }
-        let notices = self.register(nexus, Some(list.key), list.service_key)?;
+        let notices = self.register_through(nexus, Some(list.key), &list, around)?;
         for other in others {
             self.registrations.insert(other, list.service_key);
+        }
+        Ok(notices)
+    }
+
+    // With ALL_TG_PT the other target ports' registrations of this initiator port follow its own.
+    fn register_through(
+        &mut self,
+        nexus: &Nexus,
+        key: Option<u64>,
+        list: &Basic,
+        around: &Around<'_>,
+    ) -> Result<Notices, Refusal> {
+        let ports = around.ports(nexus, list.all_ports);
+        let registers = list.service_key != 0;
+        let new = ports
+            .iter()
+            .filter(|port| !self.is_registered(&nexus.through(**port)))
+            .count();
+        if registers && self.registrations.len().saturating_add(new) > REGISTRATIONS_MAX {
+            return Err(Sense::INSUFFICIENT_REGISTRATIONS.into());
+        }
+        let mut notices = self.register(nexus, key, list.service_key)?;
+        for port in ports.into_iter().skip(1) {
+            notices.extend(self.register(&nexus.through(port), None, list.service_key)?);
         }
         self.persists = list.persists;
         Ok(notices)
     }
 
     // SPC-4 §5.13.8.
-    fn register_and_move(&mut self, nexus: &Nexus, list: &Move) -> Result<(), Refusal> {
+    fn register_and_move(
+        &mut self,
+        nexus: &Nexus,
+        list: &Move,
+        around: &Around<'_>,
+    ) -> Result<(), Refusal> {
         const INVALID: Sense = Sense::INVALID_FIELD_IN_PARAMETERS;
         self.check_key(nexus, list.key)?;
         let Named::Port(to) = &list.to else {
             return Err(INVALID.into());
         };
-        if list.service_key == 0 || list.target_port != TARGET_PORT || to == nexus {
+        let to = &to.through(list.target_port);
+        if list.service_key == 0 || !around.ports.contains(&to.port) || to == nexus {
             return Err(INVALID.into());
         }
         let kind = match &self.reservation {

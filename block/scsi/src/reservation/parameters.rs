@@ -8,6 +8,7 @@ use crate::wire::{u16_at, u32_at, u64_at};
 /// The parameter list without TransportIDs, and where they begin.
 const BASIC_BYTES: usize = 24;
 const SPEC_I_PT: u8 = 0x08;
+pub(super) const ALL_TG_PT: u8 = 0x04;
 const APTPL: u8 = 0x01;
 const UNREG: u8 = 0x02;
 
@@ -18,6 +19,8 @@ pub(super) struct Basic {
     pub(super) service_key: u64,
     /// APTPL: keep everything across a loss of power.
     pub(super) persists: bool,
+    /// ALL_TG_PT: through every target port.
+    pub(super) all_ports: bool,
     /// SPEC_I_PT: who else is registered.
     pub(super) others: Option<Vec<Named>>,
 }
@@ -54,7 +57,6 @@ impl Basic {
         let list = list(request, data)?;
         let (key, service_key) = keys(list)?;
         let flags = list.get(20).copied().unwrap_or(0);
-        // ALL_TG_PT says nothing where there is one target port.
         let others = match (flags & SPEC_I_PT != 0, request.action) {
             (false, _) if list.len() == BASIC_BYTES => None,
             (false, _) => return Err(Sense::PARAMETER_LIST_LENGTH),
@@ -65,6 +67,7 @@ impl Basic {
             key,
             service_key,
             persists: flags & APTPL != 0,
+            all_ports: flags & ALL_TG_PT != 0,
             others,
         })
     }

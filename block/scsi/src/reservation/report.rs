@@ -1,6 +1,6 @@
 //! PERSISTENT RESERVE IN: what is told of registrations and the reservation (SPC-4 §6.15).
 
-use super::{InAction, Reservations, TARGET_PORT, transport_id};
+use super::{InAction, Reservations, transport_id};
 use crate::wire::{Builder, length32};
 
 impl Reservations {
@@ -63,7 +63,7 @@ impl Reservations {
                 .u8(u8::from(holds))
                 .u8(kind)
                 .u32(0)
-                .u16(TARGET_PORT);
+                .u16(nexus.port);
             data.u32(length32(&transport_id)).bytes(&transport_id);
         }
         data.finish()

@@ -1,12 +1,13 @@
 //! Tests of the reservation module.
 
-use super::out::Changes;
+use super::out::{Around, Changes};
+use super::parameters::ALL_TG_PT;
 use super::*;
 use crate::wire::Builder;
 use proptest::prelude::*;
 
 fn nexus(number: u8) -> Nexus {
-    Nexus::new("iqn.2026-11.org.onggi:host", [0x80, 0, 0, 0, 0, number])
+    Nexus::new("iqn.2026-11.org.onggi:host", [0x80, 0, 0, 0, 0, number], 1)
 }
 
 fn request(action: OutAction, kind: u8) -> OutRequest {
@@ -40,14 +41,19 @@ fn out_with(
     request: OutRequest,
     list: &[u8],
 ) -> Result<Changes, Refusal> {
-    state.persistent_out(&nexus(who), request, list, |name| {
+    let known = |name: &str| {
         let is_known = name == &*nexus(0).initiator;
         if is_known {
-            vec![nexus(7), nexus(8)]
+            vec![nexus(7), nexus(8), nexus(9).through(2)]
         } else {
             Vec::new()
         }
-    })
+    };
+    let around = Around {
+        known: &known,
+        ports: &[1, 2],
+    };
+    state.persistent_out(&nexus(who), request, list, &around)
 }
 
 fn two_registered() -> Reservations {
@@ -285,6 +291,31 @@ fn preempt_and_abort_names_those_whose_commands_end_and_never_the_preemptor() {
     let plain = parameters(0xa, 0);
     let changes = out_with(&mut state, 1, request(OutAction::Preempt, 3), &plain).unwrap();
     assert!(changes.aborted.is_empty() && state.is_holder(&nexus(1)));
+}
+
+#[test]
+fn a_registration_is_for_the_port_it_came_through_or_for_all() {
+    let mut state = two_registered();
+    let through_two = nexus(1).through(2);
+    assert!(state.is_registered(&nexus(1)) && !state.is_registered(&through_two));
+    out(&mut state, 1, (OutAction::Reserve, 1), (0xa, 0)).unwrap();
+    assert!(state.conflicts(Rule::Write, false, &through_two));
+    let all = |key, service_key| {
+        let mut list = parameters(key, service_key);
+        list[20] = ALL_TG_PT;
+        list
+    };
+    let register = request(OutAction::Register, 0);
+    out_with(&mut state, 1, register, &all(0xa, 0xc)).unwrap();
+    assert_eq!(state.registrations.get(&nexus(1)), Some(&0xc));
+    assert_eq!(state.registrations.get(&through_two), Some(&0xc));
+    // The reservation is still the nexus's that made it.
+    assert!(state.is_holder(&nexus(1)) && !state.is_holder(&through_two));
+    let status = state.persistent_in(InAction::ReadFullStatus);
+    assert_eq!((status[8 + 19], status.len() > 100), (1, true));
+    out_with(&mut state, 1, register, &all(0xc, 0)).unwrap();
+    assert!(!state.is_registered(&nexus(1)) && !state.is_registered(&through_two));
+    assert!(state.is_registered(&nexus(2)));
 }
 
 #[test]

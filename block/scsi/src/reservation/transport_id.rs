@@ -18,11 +18,25 @@ const NAME_BYTES_MIN: usize = 20;
 const NAME_BYTES_MAX: usize = 244;
 const SEPARATOR: &str = ",i,0x";
 
+/// An initiator port, wherever it comes in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct InitiatorPort {
+    name: String,
+    isid: [u8; 6],
+}
+
+impl InitiatorPort {
+    /// Its nexus with this target port.
+    pub(super) fn through(&self, port: u16) -> Nexus {
+        Nexus::new(&self.name, self.isid, port)
+    }
+}
+
 /// Whom a TransportID names.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Named {
     /// One initiator port.
-    Port(Nexus),
+    Port(InitiatorPort),
     /// Every initiator port of this name.
     Device(String),
 }
@@ -72,7 +86,7 @@ pub(super) fn parse(list: &[u8]) -> Result<(Named, &[u8]), Sense> {
     Ok((named, rest))
 }
 
-fn port(text: &str) -> Option<Nexus> {
+fn port(text: &str) -> Option<InitiatorPort> {
     let (initiator, digits) = text.split_once(SEPARATOR)?;
     let is_hex = digits.bytes().all(|digit| digit.is_ascii_hexdigit());
     if initiator.is_empty() || digits.len() != 12 || !is_hex {
@@ -83,7 +97,8 @@ fn port(text: &str) -> Option<Nexus> {
         let first = at.saturating_mul(2);
         *byte = u8::from_str_radix(digits.get(first..first.saturating_add(2))?, 16).ok()?;
     }
-    Some(Nexus::new(initiator, isid))
+    let name = initiator.to_owned();
+    Some(InitiatorPort { name, isid })
 }
 
 #[cfg(test)]
@@ -93,11 +108,15 @@ mod tests {
 
     #[test]
     fn a_port_comes_back_from_its_transport_id_and_what_follows_is_left() {
-        let nexus = Nexus::new("iqn.2026-11.org.onggi:host", [0x80, 0, 1, 2, 3, 0xff]);
+        let nexus = Nexus::new("iqn.2026-11.org.onggi:host", [0x80, 0, 1, 2, 3, 0xff], 7);
         let mut list = encode(&nexus);
         assert_eq!((list[0], list.len() % 4), (0x45, 0));
         list.extend([7, 7]);
-        assert_eq!(parse(&list), Ok((Named::Port(nexus), &[7, 7][..])));
+        let (named, rest) = parse(&list).unwrap();
+        let Named::Port(port) = named else {
+            panic!("a port was named");
+        };
+        assert_eq!((port.through(7), rest), (nexus, &[7, 7][..]));
     }
 
     #[test]

@@ -12,8 +12,10 @@ use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-/// What is read or written at once, on the connection's thread; more goes to a media thread.
-const INLINE_BYTES_MAX: u64 = 256 << 10;
+/// What is read at once, from the page cache and on the connection's thread; more goes to a media thread.
+const INLINE_READ_BYTES_MAX: u64 = 1 << 20;
+/// The same for writes, which the kernel may make wait.
+const INLINE_WRITE_BYTES_MAX: u64 = 256 << 10;
 /// Comparing and verifying go through a buffer of this size.
 const COMPARE_BYTES: u64 = 1 << 20;
 
@@ -181,7 +183,7 @@ pub(crate) fn try_inline(
     buffers: &Arc<Buffers>,
 ) -> Result<Finished, Job> {
     match &job.op {
-        MediaOp::Read { range } if range.byte_length() <= INLINE_BYTES_MAX => {
+        MediaOp::Read { range } if range.byte_length() <= INLINE_READ_BYTES_MAX => {
             let atomic_writes = job.exclusion.atomic_writes();
             if atomic_writes.is_none() {
                 return Err(job);
@@ -199,7 +201,7 @@ pub(crate) fn try_inline(
                 Err(error) => Ok(report(&job.op, &error)),
             }
         }
-        MediaOp::Write { range, fua } if range.byte_length() <= INLINE_BYTES_MAX => {
+        MediaOp::Write { range, fua } if range.byte_length() <= INLINE_WRITE_BYTES_MAX => {
             let fua = *fua;
             let Some(guard) = job.exclusion.try_shared(share) else {
                 return Err(job);

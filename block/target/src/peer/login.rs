@@ -70,7 +70,7 @@ impl Peer {
                 shared.grant(self.entrance.portal, is_by_proof)
             }
             SessionKind::Normal { target } => {
-                let nexus = Nexus::new(initiator, request.isid.0);
+                let nexus = Nexus::new(initiator, request.isid.0, self.entrance.portal.group);
                 self.offer(target.as_str(), &nexus, shared)
             }
         };
@@ -182,7 +182,7 @@ impl Peer {
     ) {
         let (export, unit, attachment) = to;
         let initiator = logged_in.initiator.as_str();
-        let nexus = Nexus::new(initiator, logged_in.isid.0);
+        let nexus = Nexus::new(initiator, logged_in.isid.0, self.entrance.portal.group);
         let entry = Entry {
             iqn: Arc::clone(&export.iqn),
             nexus: nexus.clone(),

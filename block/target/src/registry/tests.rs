@@ -54,7 +54,7 @@ fn access(number: u8) -> Access {
 fn registry(dir: &Path) -> Registry {
     let store = Store::open(dir, &dir.join("key"), &SystemEntropy).unwrap();
     let surroundings = Surroundings {
-        portal_group: 1,
+        portal_groups: vec![1],
         threads: 2,
         sanitize_bytes_per_second: 1 << 30,
     };

@@ -24,7 +24,7 @@ use tokio::task::JoinSet;
 pub(crate) use control::control;
 pub(crate) use node::node;
 pub(crate) use proxy::proxy;
-pub(crate) use target::target;
+pub(crate) use target::{socket as target_socket, target};
 
 /// Makes what every process needs and only one may make: the key ring and the rings.
 ///
