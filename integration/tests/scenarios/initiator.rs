@@ -273,16 +273,18 @@ fn scsi_tools() -> Result<Outcome> {
     let image = need!(initiator_guest());
     let paths = Paths::direct()?;
     let size = ByteCount::from_mib(256);
-    let attached = Attached::start(&image, size, System::Initiator, &paths)?;
+    let mut attached = Attached::start(&image, size, System::Initiator, &paths)?;
     let first = attached.log_in(paths.portals[0])?;
+    steers(&attached, &first)?;
     compares_and_writes(&attached, &first)?;
     frees_space(&attached, &first)?;
     // A second session has another ISID: another I_T nexus, as another host's would be.
     attached.guest.run("iscsiadm -m session -r 1 --op new")?;
     let disks = attached.disks(2)?;
-    let second = disks.iter().find(|disk| **disk != first);
+    let second = disks.into_iter().find(|disk| *disk != first);
     let second = second.context("no second disk")?;
-    reserves(&attached, &first, second)?;
+    reserves(&attached, &first, &second)?;
+    keeps_reservations(&mut attached, &first, &second)?;
     attached.node("--logout")?;
     attached.stop()?;
     Ok(Outcome::Passed)
@@ -374,6 +376,44 @@ fn reserves(attached: &Attached, first: &str, second: &str) -> Result<()> {
     persist(&format!("--out --clear --param-rk=0xc3 {second}"))?;
     ensure!(write(first)?.status == 0, "nobody holds it, and yet");
     Ok(())
+}
+
+// APTPL: who was shut out before the target was killed is shut out afterwards, from the first command on.
+fn keeps_reservations(attached: &mut Attached, first: &str, second: &str) -> Result<()> {
+    let guest = &attached.guest;
+    let persist = |arguments: &str| guest.run(&format!("sg_persist {arguments}"));
+    persist(&format!(
+        "--out --register --param-sark=0xa1 --param-aptpl {first}"
+    ))?;
+    persist(&format!(
+        "--out --reserve --param-rk=0xa1 --prout-type=1 {first}"
+    ))?;
+    attached.volume.kill();
+    attached.volume.launch()?;
+    let guest = &attached.guest;
+    let write =
+        |disk: &str| format!("/usr/bin/dd if=/tmp/new of={disk} bs=512 count=1 oflag=direct");
+    // The kernel logs in again by itself; only then there is an answer.
+    guest.run(&write(first))?;
+    let refused = guest.ask(&write(second))?;
+    ensure!(refused.status != 0, "a host that was shut out may write");
+    let held = guest.run(&format!("sg_persist --in --read-reservation {second}"))?;
+    ensure!(held.contains("0xa1"), "{held}");
+    guest.run(&format!("sg_persist --out --clear --param-rk=0xa1 {first}"))?;
+    guest.run(&write(second)).map(drop)
+}
+
+// The target port group is told and may be set, as path checkers and operators do.
+fn steers(attached: &Attached, disk: &str) -> Result<()> {
+    let guest = &attached.guest;
+    let told = guest.run(&format!("sg_rtpg --decode {disk}"))?;
+    ensure!(told.contains("active/optimized"), "{told}");
+    guest.run(&format!("sg_stpg --nonoptimized {disk}"))?;
+    let told = guest.run(&format!("sg_rtpg --decode {disk}"))?;
+    ensure!(told.contains("active/non optimized"), "{told}");
+    let standby = guest.ask(&format!("sg_stpg --standby {disk}"))?;
+    ensure!(standby.status != 0, "a port group could be shut: {standby:?}");
+    guest.run(&format!("sg_stpg --optimized {disk}")).map(drop)
 }
 
 fn target_killed() -> Result<Outcome> {
