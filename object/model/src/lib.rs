@@ -11,11 +11,13 @@ pub mod limits;
 pub mod listing;
 pub mod manifest;
 pub mod metadata;
+pub mod multipart;
 pub mod name;
 pub mod path;
 pub mod policy;
 pub mod precondition;
 pub mod range;
+pub mod tar;
 
 pub use acl::{AccessControl, Visitor};
 pub use etag::{Etag, EtagError};
