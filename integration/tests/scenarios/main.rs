@@ -8,6 +8,7 @@
 )]
 
 mod block;
+mod curl;
 mod faults;
 mod functional;
 mod initiator;
@@ -19,6 +20,7 @@ mod ring;
 mod served;
 mod target;
 mod tidy;
+mod uploads;
 
 use anyhow::Result;
 use std::process::ExitCode;
@@ -40,6 +42,7 @@ fn main() -> ExitCode {
     let scenarios: Vec<Scenario> = [
         tidy::SCENARIOS,
         object::SCENARIOS,
+        uploads::SCENARIOS,
         block::SCENARIOS,
         target::SCENARIOS,
         initiator::SCENARIOS,

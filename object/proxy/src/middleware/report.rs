@@ -204,12 +204,15 @@ impl Report {
 }
 
 /// Swift's page for a status, as text.
-fn page_text(status: StatusCode) -> String {
+pub(crate) fn page_text(status: StatusCode) -> String {
     let sentence = match status {
         StatusCode::BAD_REQUEST => {
             "The server could not comply with the request since it is either malformed or otherwise incorrect."
         }
         StatusCode::UNPROCESSABLE_ENTITY => "Unable to process the contained instructions",
+        StatusCode::UNAUTHORIZED => {
+            "This server could not verify that you are authorized to access the document you requested."
+        }
         StatusCode::FORBIDDEN => "Access was denied to this resource.",
         StatusCode::NOT_FOUND => "The resource could not be found.",
         _ => return status.canonical_reason().unwrap_or_default().to_owned(),
@@ -263,6 +266,32 @@ pub(crate) fn heartbeat(
     let kind = HeaderValue::from_static(format.content_type());
     let headers: &mut HeaderMap = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, kind);
+    response
+}
+
+/// Answers 200 with the report of work that may take long: when it is done soon with its length, otherwise with spaces
+/// before it that say that the work goes on.
+pub(crate) async fn answered_in_time(
+    format: Format,
+    work: impl Future<Output = Report> + Send + 'static,
+) -> Response {
+    // A task of its own: what was begun is finished even when the client is gone.
+    let mut work = tokio::spawn(work);
+    if let Ok(done) = tokio::time::timeout(BEAT_EVERY, &mut work).await {
+        return match done {
+            Ok(report) => report.response(format, StatusCode::OK),
+            Err(_panicked) => Fault::Unavailable.response(false),
+        };
+    }
+    let waiting = async move {
+        let broken = |_panicked| Report {
+            status: Some(StatusCode::INTERNAL_SERVER_ERROR),
+            ..Report::default()
+        };
+        work.await.unwrap_or_else(broken)
+    };
+    let mut response = heartbeat(format, waiting);
+    *response.status_mut() = StatusCode::OK;
     response
 }
 
