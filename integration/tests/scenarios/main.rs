@@ -14,6 +14,7 @@ mod functional;
 mod initiator;
 mod live_guest;
 mod needs;
+mod objctl;
 mod object;
 mod powercut;
 mod ring;
@@ -43,6 +44,7 @@ fn main() -> ExitCode {
         tidy::SCENARIOS,
         object::SCENARIOS,
         uploads::SCENARIOS,
+        objctl::SCENARIOS,
         block::SCENARIOS,
         target::SCENARIOS,
         initiator::SCENARIOS,

@@ -6,6 +6,8 @@
 
 pub mod acl;
 pub mod etag;
+#[cfg(test)]
+mod hostile;
 pub mod info;
 pub mod limits;
 pub mod listing;
