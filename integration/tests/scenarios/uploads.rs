@@ -14,6 +14,10 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         "uploads::archives_of_tar_are_unpacked_whatever_their_compression",
         archives,
     ),
+    (
+        "uploads::a_slow_archive_is_answered_and_a_vast_one_is_not_held",
+        slow_and_vast,
+    ),
     ("uploads::forms_of_a_browser_are_stored", forms),
     ("uploads::what_an_operator_filters_does_not_pass", filters),
 ];
@@ -152,6 +156,59 @@ fn bad_archives(curl: &Curl, archive: &Path) -> Result<Outcome> {
     }
     let (status, _) = curl.call("/c0?extract-archive=rar", &put)?;
     ensure!(status == 400, "an unknown format was answered {status}");
+    Ok(Outcome::Passed)
+}
+
+/// The most memory the front door has had, in KiB.
+fn peak(system: &System) -> Result<u64> {
+    let text = std::fs::read(system.state.join("run/processes.json"))?;
+    let processes: Value = serde_json::from_slice(&text)?;
+    let pid = processes["pids"]["proxy"].as_u64();
+    let pid = pid.with_context(|| format!("no proxy in {processes}"))?;
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let kib = line.context("no VmHWM")?.trim().trim_end_matches(" kB");
+    Ok(kib.parse()?)
+}
+
+fn slow_and_vast() -> Result<Outcome> {
+    if !crate::needs::long() {
+        let reason = "it takes half a minute (integration/test --long)";
+        return Ok(Outcome::Skipped(reason.to_owned()));
+    }
+    let tar = need!(tool("tar"));
+    need!(tool("gzip"));
+    let system = system("")?;
+    let curl = Curl::login(&system, LOGIN)?;
+    let folder = tempfile::tempdir()?;
+    let (source, archive) = (folder.path().join("tree"), folder.path().join("archive"));
+    std::fs::create_dir_all(&source)?;
+    let bytes: Vec<u8> = (0..300_000u32).flat_map(u32::to_le_bytes).collect();
+    durable::replace(&source.join("file"), &bytes, Visibility::World)?;
+    pack(&tar, &source, &["--format=gnu"], &archive)?;
+    let from = format!("@{}", archive.display());
+    let slowly = ["-X", "PUT", "--limit-rate", "90k", "--data-binary", &from];
+    let (status, said) = curl.call("/c?extract-archive=tar", &slowly)?;
+    ensure!(
+        status == 200 && said.starts_with(' ') && said.contains("Number Files Created: 1\n"),
+        "{status} {said:?}"
+    );
+    ensure!(curl.download("/c/file")? == bytes, "it came back different");
+    let before = peak(&system)?;
+    let zeros = std::fs::File::create(source.join("file"))?;
+    zeros.set_len(1 << 30)?;
+    pack(&tar, &source, &["-z", "--format=gnu"], &archive)?;
+    let put = ["-X", "PUT", "-m", "120", "--data-binary", &from];
+    let (status, said) = curl.call("/c?extract-archive=tar.gz", &put)?;
+    ensure!(
+        status == 200 && said.contains("Number Files Created: 1\n"),
+        "{status} {said:?}"
+    );
+    let grown = peak(&system)?.saturating_sub(before);
+    ensure!(
+        grown < 64 << 10,
+        "a GiB of zeros took {grown} KiB of memory"
+    );
     Ok(Outcome::Passed)
 }
 
@@ -390,5 +447,19 @@ fn read_only(curl: &Curl, operator: &Curl) -> Result<()> {
         "a read-only account cannot be read: {status}"
     );
     switch(operator, "false")?;
-    curl.put("/d", "")
+    curl.put("/d", "")?;
+    let limit = "X-Account-Global-Write-Ratelimit: BLACKLIST";
+    let account = Curl {
+        token: operator.token.clone(),
+        url: curl.url.clone(),
+    };
+    let (status, said) = account.call("", &["-X", "POST", "-H", limit])?;
+    ensure!(status == 204, "{status} {said}");
+    let (status, said) = curl.call("/c", &[])?;
+    ensure!(status == 497, "{status} {said}");
+    let free = "X-Account-Global-Write-Ratelimit: WHITELIST";
+    let (status, said) = account.call("", &["-X", "POST", "-H", free])?;
+    ensure!(status == 204, "{status} {said}");
+    curl.put("/c/last", "")?;
+    Ok(())
 }

@@ -1,3 +1,5 @@
+//! What browsers send is read, what is no form is refused, and a cut at any byte changes nothing.
+
 use super::*;
 use proptest::prelude::*;
 

@@ -1,3 +1,5 @@
+//! Archives of every way to write one, cut at any byte and damaged.
+
 use super::*;
 use proptest::prelude::*;
 

@@ -138,6 +138,13 @@ impl Asking {
         self.throttled(&request.method, resource).await
     }
 
+    /// Whether the caller sets what an account may.
+    pub(crate) fn manages(&self, resource: &Resource) -> bool {
+        let caller = self.caller.as_deref();
+        matches!(resource, Resource::Account(_))
+            && caller.is_some_and(onggi_common_identity::Caller::is_reseller_admin)
+    }
+
     async fn read_only(
         &self,
         request: &Head,
@@ -148,11 +155,7 @@ impl Asking {
             return Ok(None);
         }
         // The switch itself can be turned back by who may turn it.
-        let is_reseller = self
-            .caller
-            .as_deref()
-            .is_some_and(onggi_common_identity::Caller::is_reseller_admin);
-        if is_reseller && matches!(resource, Resource::Account(_)) {
+        if self.manages(resource) {
             return Ok(None);
         }
         let target = (request.method.as_str() == "COPY")

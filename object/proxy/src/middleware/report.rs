@@ -245,16 +245,26 @@ pub(crate) fn heartbeat(
     format: Format,
     work: impl Future<Output = Report> + Send + 'static,
 ) -> Response {
+    beating(format, BEAT_EVERY, work)
+}
+
+/// The same with the first space after so long.
+fn beating(
+    format: Format,
+    first: Duration,
+    work: impl Future<Output = Report> + Send + 'static,
+) -> Response {
     let (sender, receiver) = mpsc::channel(1);
     tokio::spawn(async move {
         tokio::pin!(work);
-        let mut gone = false;
+        let (mut gone, mut pause) = (false, first);
         let report = loop {
             tokio::select! {
                 report = &mut work => break report,
-                () = tokio::time::sleep(BEAT_EVERY), if !gone => {
+                () = tokio::time::sleep(pause), if !gone => {
                     // The work is finished even when nobody waits for it.
                     gone = sender.send(Bytes::from_static(b" ")).await.is_err();
+                    pause = BEAT_EVERY;
                 }
             }
         };
@@ -275,9 +285,17 @@ pub(crate) async fn answered_in_time(
     format: Format,
     work: impl Future<Output = Report> + Send + 'static,
 ) -> Response {
+    answered_within(format, BEAT_EVERY, work).await
+}
+
+async fn answered_within(
+    format: Format,
+    soon: Duration,
+    work: impl Future<Output = Report> + Send + 'static,
+) -> Response {
     // A task of its own: what was begun is finished even when the client is gone.
     let mut work = tokio::spawn(work);
-    if let Ok(done) = tokio::time::timeout(BEAT_EVERY, &mut work).await {
+    if let Ok(done) = tokio::time::timeout(soon, &mut work).await {
         return match done {
             Ok(report) => report.response(format, StatusCode::OK),
             Err(_panicked) => Fault::Unavailable.response(false),
@@ -290,7 +308,7 @@ pub(crate) async fn answered_in_time(
         };
         work.await.unwrap_or_else(broken)
     };
-    let mut response = heartbeat(format, waiting);
+    let mut response = beating(format, Duration::ZERO, waiting);
     *response.status_mut() = StatusCode::OK;
     response
 }
@@ -316,5 +334,25 @@ mod tests {
         let json: serde_json::Value =
             serde_json::from_str(&report.render(Format::Json, true)).unwrap();
         assert_eq!(json["Errors"][0][1], "403 Forbidden");
+    }
+
+    #[tokio::test]
+    async fn what_takes_long_sends_spaces_and_what_does_not_has_a_length() {
+        let soon = answered_in_time(Format::Text, async { Report::default() }).await;
+        assert!(soon.headers().contains_key(header::CONTENT_LENGTH));
+        // Work that goes on until its first space was seen.
+        let (seen, wait) = tokio::sync::oneshot::channel::<()>();
+        let work = async move {
+            wait.await.unwrap();
+            Report::default()
+        };
+        let late = answered_within(Format::Text, Duration::ZERO, work).await;
+        assert_eq!(late.status(), StatusCode::OK);
+        let mut body = late.into_body();
+        let first = body.frame().await.unwrap().unwrap().into_data().unwrap();
+        assert_eq!(first, " ");
+        seen.send(()).unwrap();
+        let rest = body.collect().await.unwrap().to_bytes();
+        assert!(rest.starts_with(b"\r\n\r\nNumber Deleted: 0\n"), "{rest:?}");
     }
 }

@@ -1,3 +1,5 @@
+//! Where files of an archive go, and what becomes of their attributes.
+
 use super::*;
 use onggi_object_model::Resource;
 
