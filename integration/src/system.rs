@@ -67,6 +67,8 @@ pub struct Options {
     pub block: Option<BlockOptions>,
     /// Objects, if any.
     pub object: Option<ObjectOptions>,
+    /// What stands in `[object.filters]`.
+    pub object_filters: &'static str,
     /// All roles in one process instead of one process each.
     pub single_process: bool,
     /// Users of v1 auth.
@@ -318,6 +320,7 @@ impl System {
             )?;
             writeln!(text, "devices = [{devices}]")?;
         }
+        writeln!(text, "[object.filters]\n{}", self.options.object_filters)?;
         Ok(())
     }
 

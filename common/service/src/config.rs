@@ -3,8 +3,10 @@
 //! Unknown keys are errors that name the key and its line. Every key has a default, and every section that names a
 //! role (`identity` and `block`, `object`) turns that role on by being there.
 
+mod filters;
 mod target;
 
+pub use filters::{CnameLookup, Filters, NameCheck, RateLimit, RatePoint};
 pub use target::{PortalGroup, Target, TargetLimits};
 
 use crate::telemetry::LogFormat;
@@ -154,6 +156,9 @@ pub struct Object {
     pub policies: Vec<Policy>,
     /// Hosts below this domain name accounts and containers: `container.account.example.com`.
     pub storage_domain: Option<String>,
+    /// What the front door refuses, slows down or tells by itself.
+    #[serde(default)]
+    pub filters: Filters,
     /// The nodes of this host.
     #[serde(default = "default_nodes")]
     pub nodes: Vec<Node>,

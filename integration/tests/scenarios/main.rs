@@ -8,17 +8,20 @@
 )]
 
 mod block;
+mod curl;
 mod faults;
 mod functional;
 mod initiator;
 mod live_guest;
 mod needs;
+mod objctl;
 mod object;
 mod powercut;
 mod ring;
 mod served;
 mod target;
 mod tidy;
+mod uploads;
 
 use anyhow::Result;
 use std::process::ExitCode;
@@ -40,6 +43,8 @@ fn main() -> ExitCode {
     let scenarios: Vec<Scenario> = [
         tidy::SCENARIOS,
         object::SCENARIOS,
+        uploads::SCENARIOS,
+        objctl::SCENARIOS,
         block::SCENARIOS,
         target::SCENARIOS,
         initiator::SCENARIOS,

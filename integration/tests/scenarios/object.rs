@@ -1,5 +1,6 @@
 //! Objects: the stock client, our own, and nodes that are killed.
 
+use crate::curl::Curl;
 use crate::needs::{need, stock_client};
 use crate::served::Served;
 use crate::{Outcome, Scenario};
@@ -181,80 +182,9 @@ fn objctl_round_trip() -> Result<Outcome> {
     Ok(Outcome::Passed)
 }
 
-/// A session by curl, which shows what is really on the wire.
-struct Curl {
-    token: String,
-    url: String,
-}
-
-/// What curl saw: the status and the body.
-type Seen = (u16, String);
-
-impl Curl {
-    fn login(system: &System) -> Result<Self> {
-        let auth = format!("http://{}/auth/v1.0", system.addresses.objects);
-        let key = format!("X-Auth-Key: {}", system.keys[LOGIN]);
-        let answer = text(&run(
-            Path::new("curl"),
-            &[
-                "-sS",
-                "-i",
-                "-m",
-                "20",
-                "-H",
-                &format!("X-Auth-User: {LOGIN}"),
-                "-H",
-                &key,
-                &auth,
-            ],
-            &[],
-        )?);
-        let header = |name: &str| {
-            let mut lines = answer.lines().filter_map(|line| line.split_once(": "));
-            lines
-                .find(|(key, _)| key.eq_ignore_ascii_case(name))
-                .map(|(_, value)| value.trim().to_owned())
-        };
-        let missing = || format!("no token in {answer}");
-        Ok(Self {
-            token: header("X-Auth-Token").with_context(missing)?,
-            url: header("X-Storage-Url").with_context(missing)?,
-        })
-    }
-
-    fn call(&self, path: &str, arguments: &[&str]) -> Result<Seen> {
-        let token = format!("X-Auth-Token: {}", self.token);
-        let url = format!("{}{path}", self.url);
-        let mut all = vec![
-            "-sS",
-            "-m",
-            "30",
-            "--path-as-is",
-            "-H",
-            &token,
-            "-w",
-            "\n%{http_code}",
-        ];
-        all.extend(arguments);
-        all.push(&url);
-        let answer = text(&run(Path::new("curl"), &all, &[])?);
-        let (body, status) = answer.rsplit_once('\n').context("curl said nothing")?;
-        Ok((status.parse()?, body.to_owned()))
-    }
-
-    fn put(&self, path: &str, body: &str) -> Result<()> {
-        let (status, said) = self.call(path, &["-X", "PUT", "--data-binary", body])?;
-        ensure!(
-            status == 201 || status == 202,
-            "PUT {path}: {status} {said}"
-        );
-        Ok(())
-    }
-}
-
 fn listings() -> Result<Outcome> {
     let system = system()?;
-    let curl = Curl::login(&system)?;
+    let curl = Curl::login(&system, LOGIN)?;
     curl.put("/c", "")?;
     for name in ["a", "b", "photos/1", "photos/2", "photos/old/3", "z"] {
         curl.put(&format!("/c/{name}"), "x")?;
@@ -342,7 +272,7 @@ fn node_killed() -> Result<Outcome> {
     let swift = need!(stock_client("swift"));
     let system = system()?;
     let environment = system.v1(LOGIN);
-    let curl = Curl::login(&system)?;
+    let curl = Curl::login(&system, LOGIN)?;
     let folder = tempfile::tempdir()?;
     curl.put("/c", "")?;
     for n in 0..20 {
@@ -427,14 +357,14 @@ fn await_copies(system: &System, curl: &Curl) -> Result<()> {
 
 fn everything_killed() -> Result<Outcome> {
     let mut system = system()?;
-    let curl = Curl::login(&system)?;
+    let curl = Curl::login(&system, LOGIN)?;
     curl.put("/c", "")?;
     for n in 0..30 {
         curl.put(&format!("/c/o{n}"), &format!("{n}").repeat(1 + n * 1_500))?;
     }
     system.crash()?;
     system.launch()?;
-    let curl = Curl::login(&system)?;
+    let curl = Curl::login(&system, LOGIN)?;
     for n in 0..30 {
         let (status, body) = curl.call(&format!("/c/o{n}"), &[])?;
         ensure!(
@@ -449,7 +379,7 @@ fn everything_killed() -> Result<Outcome> {
 
 fn wrong_requests() -> Result<Outcome> {
     let system = system()?;
-    let curl = Curl::login(&system)?;
+    let curl = Curl::login(&system, LOGIN)?;
     curl.put("/c", "")?;
     let long_name = format!("/c/{}", "n".repeat(1_025));
     let long_container = format!("/{}", "n".repeat(257));

@@ -6,16 +6,20 @@
 
 pub mod acl;
 pub mod etag;
+#[cfg(test)]
+mod hostile;
 pub mod info;
 pub mod limits;
 pub mod listing;
 pub mod manifest;
 pub mod metadata;
+pub mod multipart;
 pub mod name;
 pub mod path;
 pub mod policy;
 pub mod precondition;
 pub mod range;
+pub mod tar;
 
 pub use acl::{AccessControl, Visitor};
 pub use etag::{Etag, EtagError};

@@ -1,6 +1,7 @@
 //! What may stand on the command line. Secrets may not: they come from the environment or an `openrc` file.
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use onggi_common_units::ByteCount;
 use std::path::PathBuf;
 
 /// Containers and objects of an object store that speaks the Swift API.
@@ -10,7 +11,7 @@ use std::path::PathBuf;
 #[derive(Debug, Parser)]
 #[command(name = "objctl", version)]
 pub(crate) struct Arguments {
-    /// Print JSON where something is listed or shown.
+    /// Print JSON: a document where something is listed or shown, a line for each thing that is done.
     #[arg(long, global = true)]
     pub(crate) json: bool,
     /// What to do.
@@ -33,6 +34,14 @@ pub(crate) enum Command {
     Stat(Stat),
     /// Delete objects, a container with all that is in it, or everything.
     Delete(Delete),
+    /// Make a directory's files and a container's objects the same, in one direction.
+    Sync(Sync),
+    /// Copy objects within the store.
+    Copy(Copy),
+    /// Print a URL that lets who has it do one thing to an object for a while.
+    Tempurl(Tempurl),
+    /// Show what the store can do.
+    Capabilities,
     /// Print the storage URL and a token, for a shell to evaluate.
     Auth,
 }
@@ -75,6 +84,117 @@ pub(crate) struct Upload {
     /// Uploads at a time.
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u8).range(1..=64))]
     pub(crate) threads: u8,
+    #[command(flatten)]
+    pub(crate) segments: Segments,
+    /// Leave out files whose objects have the same size and date.
+    #[arg(short, long)]
+    pub(crate) changed: bool,
+    /// Leave out files whose objects have the same bytes.
+    #[arg(long)]
+    pub(crate) skip_identical: bool,
+}
+
+/// How large files are cut.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Segments {
+    /// Files above this size are stored in segments of it, several at a time: an integer with B, KiB, MiB or GiB.
+    /// Segments that an upload which broke off has stored already are not sent again. Files above 5 GiB are cut
+    /// into 1 GiB when nothing is said.
+    #[arg(short = 'S', long, value_name = "SIZE")]
+    pub(crate) segment_size: Option<ByteCount>,
+    /// The container of the segments; default: the container's name and _segments.
+    #[arg(long, value_name = "CONTAINER")]
+    pub(crate) segment_container: Option<String>,
+    /// Segments of one file at a time.
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u8).range(1..=64))]
+    pub(crate) segment_threads: u8,
+}
+
+/// `sync`
+#[derive(Debug, Args)]
+pub(crate) struct Sync {
+    /// The directory.
+    pub(crate) directory: PathBuf,
+    /// The container; it is made when it is not there.
+    pub(crate) container: String,
+    /// What the objects' names begin with.
+    #[arg(short, long, default_value = "")]
+    pub(crate) prefix: String,
+    /// From the container to the directory.
+    #[arg(long)]
+    pub(crate) download: bool,
+    /// Delete on the one side what is not on the other.
+    #[arg(long)]
+    pub(crate) delete: bool,
+    /// Say what would be done, and do nothing.
+    #[arg(short = 'n', long)]
+    pub(crate) dry_run: bool,
+    /// Transfers at a time.
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u8).range(1..=64))]
+    pub(crate) threads: u8,
+    #[command(flatten)]
+    pub(crate) segments: Segments,
+}
+
+/// `copy`
+#[derive(Debug, Args)]
+pub(crate) struct Copy {
+    /// The container.
+    pub(crate) container: String,
+    /// Objects.
+    #[arg(required = true)]
+    pub(crate) objects: Vec<String>,
+    /// Where to: /container, or /container/object for one object. Default: itself, with new metadata.
+    #[arg(short, long, value_name = "/CONTAINER[/OBJECT]")]
+    pub(crate) destination: Option<String>,
+    /// Leave the metadata behind.
+    #[arg(short = 'M', long)]
+    pub(crate) fresh_metadata: bool,
+    /// A metadata item, as NAME:VALUE.
+    #[arg(short, long, value_name = "NAME:VALUE")]
+    pub(crate) meta: Vec<String>,
+    /// A header, as NAME:VALUE.
+    #[arg(short = 'H', long, value_name = "NAME:VALUE")]
+    pub(crate) header: Vec<String>,
+    /// Copies at a time.
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u8).range(1..=64))]
+    pub(crate) threads: u8,
+}
+
+/// `tempurl`. The key is the account's or container's own: it is asked for, and stands on no command line.
+#[derive(Debug, Args)]
+pub(crate) struct Tempurl {
+    /// GET, HEAD, PUT, POST or DELETE.
+    pub(crate) method: String,
+    /// For how many seconds; with --absolute the second it ends at.
+    pub(crate) seconds: u64,
+    /// The container.
+    pub(crate) container: String,
+    /// The object, or with --prefix-based what names begin with.
+    pub(crate) object: String,
+    /// SECONDS is a moment, in seconds since 1970.
+    #[arg(long)]
+    pub(crate) absolute: bool,
+    /// For all objects whose names begin so.
+    #[arg(long)]
+    pub(crate) prefix_based: bool,
+    /// Only from this address, or network as ADDRESS/BITS.
+    #[arg(long, value_name = "RANGE")]
+    pub(crate) ip_range: Option<String>,
+    /// The hash of the signature.
+    #[arg(long, value_enum, default_value_t = Digest::Sha256)]
+    pub(crate) digest: Digest,
+    /// The container's key instead of the account's.
+    #[arg(long)]
+    pub(crate) container_key: bool,
+}
+
+/// Hashes of signatures.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Digest {
+    Sha1,
+    Sha256,
+    Sha512,
 }
 
 /// `download`
@@ -173,6 +293,11 @@ mod tests {
             "objctl delete c1 o",
             "objctl --json list",
             "objctl post -r .r:*,.rlistings c1",
+            "objctl upload c1 a -S 64MiB --segment-threads 8 --changed",
+            "objctl sync dir c1 --delete -n",
+            "objctl copy c1 a b -d /c2",
+            "objctl tempurl GET 60 c1 a --ip-range 10.0.0.0/8",
+            "objctl capabilities --json",
         ] {
             assert!(Arguments::try_parse_from(line.split(' ')).is_ok(), "{line}");
         }
@@ -182,6 +307,8 @@ mod tests {
             "objctl download",
             "objctl list --key k",
             "objctl eat",
+            "objctl upload c1 a -S 64X",
+            "objctl copy c1",
         ] {
             assert!(
                 Arguments::try_parse_from(line.split(' ')).is_err(),

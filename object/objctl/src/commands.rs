@@ -1,17 +1,21 @@
 //! The verbs.
 
+mod capabilities;
+mod copy;
 mod delete;
 mod download;
 mod list;
 mod post;
 mod stat;
+mod sync;
+mod tempurl;
 mod upload;
 
 use crate::cli::{Arguments, Command};
 use crate::credentials;
 use crate::http1::Client;
 use crate::login::login;
-use crate::output;
+use crate::output::{self, Done};
 use crate::store::Store;
 use anyhow::{Result, bail};
 use core::future::Future;
@@ -26,11 +30,15 @@ pub(crate) async fn run(arguments: Arguments) -> Result<()> {
     let store = Arc::new(Store::new(client, session));
     match arguments.command {
         Command::Post(post) => post::run(&store, post).await,
-        Command::Upload(upload) => upload::run(&store, upload).await,
-        Command::Download(download) => download::run(&store, download).await,
+        Command::Upload(upload) => upload::run(&store, upload, arguments.json).await,
+        Command::Download(download) => download::run(&store, download, arguments.json).await,
         Command::List(list) => list::run(&store, list, arguments.json).await,
         Command::Stat(stat) => stat::run(&store, stat, arguments.json).await,
-        Command::Delete(delete) => delete::run(&store, delete).await,
+        Command::Delete(delete) => delete::run(&store, delete, arguments.json).await,
+        Command::Sync(sync) => sync::run(&store, sync, arguments.json).await,
+        Command::Copy(copy) => copy::run(&store, copy, arguments.json).await,
+        Command::Tempurl(asked) => tempurl::run(&store, asked, arguments.json).await,
+        Command::Capabilities => capabilities::run(&store, arguments.json).await,
         Command::Auth => auth(&store),
     }
 }
@@ -49,24 +57,26 @@ fn auth(store: &Store) -> Result<()> {
 
 /// Runs tasks, so many at a time. Each failure is told; the first error stops nothing.
 pub(crate) struct Crew {
-    tasks: JoinSet<Result<String>>,
+    tasks: JoinSet<Result<Option<Done>>>,
     at_once: usize,
+    json: bool,
     failed: usize,
 }
 
 impl Crew {
-    pub(crate) fn new(at_once: u8) -> Self {
+    pub(crate) fn new(at_once: u8, json: bool) -> Self {
         Self {
             tasks: JoinSet::new(),
             at_once: usize::from(at_once),
+            json,
             failed: 0,
         }
     }
 
-    /// Adds a task whose result is a line to print; waits while all hands are busy.
+    /// Adds a task whose result is told, if there is one; waits while all hands are busy.
     pub(crate) async fn add(
         &mut self,
-        task: impl Future<Output = Result<String>> + Send + 'static,
+        task: impl Future<Output = Result<Option<Done>>> + Send + 'static,
     ) -> Result<()> {
         while self.tasks.len() >= self.at_once {
             self.next().await?;
@@ -80,8 +90,8 @@ impl Crew {
             return Ok(false);
         };
         match done? {
-            Ok(line) if line.is_empty() => {}
-            Ok(line) => output::line(&line)?,
+            Ok(None) => {}
+            Ok(Some(done)) => done.tell(self.json)?,
             Err(error) => {
                 self.failed += 1;
                 output::complain(&error);

@@ -10,6 +10,7 @@ mod http1;
 mod login;
 mod output;
 mod progress;
+mod segments;
 mod store;
 mod transfer;
 

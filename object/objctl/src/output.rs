@@ -16,6 +16,49 @@ pub(crate) fn json(value: &impl serde::Serialize) -> Result<()> {
     line(&serde_json::to_string_pretty(value)?)
 }
 
+/// Something that was done, as it is told.
+#[derive(Debug, serde::Serialize)]
+pub(crate) struct Done {
+    /// `upload`, `download`, `delete` or `copy`.
+    pub(crate) action: &'static str,
+    /// The container; none for a file.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) container: Option<String>,
+    /// The object or file.
+    pub(crate) name: String,
+    /// How it reads for people.
+    #[serde(skip)]
+    pub(crate) text: String,
+}
+
+impl Done {
+    /// An object, told by its name alone.
+    pub(crate) fn new(action: &'static str, container: &str, object: &str) -> Self {
+        Self {
+            action,
+            container: Some(container.to_owned()),
+            name: object.to_owned(),
+            text: printable(object),
+        }
+    }
+
+    /// The same with what was done to it.
+    pub(crate) fn with_action(action: &'static str, container: &str, object: &str) -> Self {
+        Self {
+            text: format!("{action} {}", printable(object)),
+            ..Self::new(action, container, object)
+        }
+    }
+
+    /// Prints it: a line, or a line of JSON.
+    pub(crate) fn tell(&self, json: bool) -> Result<()> {
+        if json {
+            return line(&serde_json::to_string(self)?);
+        }
+        line(&self.text)
+    }
+}
+
 /// Says in one line what went wrong.
 pub(crate) fn complain(error: &anyhow::Error) {
     // When even standard error is gone there is nobody left to tell.

@@ -1,6 +1,6 @@
 //! The account as a store: requests with names, answers with types.
 
-use crate::http1::{Answer, Body, Call, Client, Url, empty};
+use crate::http1::{Answer, Body, Call, Client, Url, empty, full};
 use crate::login::Session;
 use anyhow::{Context as _, Result, bail};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
@@ -55,6 +55,9 @@ pub(crate) struct Line {
     pub(crate) content_type: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) last_modified: Option<String>,
+    /// The tag of a large object, when the line is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) slo_etag: Option<String>,
 }
 
 impl Line {
@@ -142,6 +145,65 @@ impl Store {
         Ok(())
     }
 
+    /// The same with a query behind the path.
+    pub(crate) async fn ask_with(
+        &self,
+        method: Method,
+        name: &Name,
+        query: &str,
+    ) -> Result<Answer> {
+        let mut call = self.call(method, name, HeaderMap::new(), empty())?;
+        call.url.path.push_str(query);
+        success(self.client.ask(call).await?, name).await
+    }
+
+    /// Deletes an object, a large one with its segments.
+    pub(crate) async fn delete_object(&self, name: &Name, is_large: bool) -> Result<()> {
+        if !is_large {
+            return self.tell(Method::DELETE, name, HeaderMap::new()).await;
+        }
+        let query = "?multipart-manifest=delete";
+        let mut answer = self.ask_with(Method::DELETE, name, query).await?;
+        let said = answer.bytes().await?;
+        self.client.give_back(answer);
+        // The status is that of the request; what came of the segments is in the text.
+        let said = String::from_utf8_lossy(&said);
+        let status = said
+            .lines()
+            .find_map(|line| line.strip_prefix("Response Status: "));
+        match status {
+            Some(status) if status.starts_with('2') => Ok(()),
+            Some(status) => bail!("{name}: not all of its segments were deleted: {status}"),
+            None => bail!("{name}: the answer does not say what was deleted"),
+        }
+    }
+
+    /// Puts the manifest of a large object; the answer's ETag comes back.
+    pub(crate) async fn put_manifest(
+        &self,
+        name: &Name,
+        mut headers: HeaderMap,
+        manifest: Vec<u8>,
+    ) -> Result<Option<String>> {
+        headers.insert(
+            http::header::CONTENT_LENGTH,
+            HeaderValue::from(manifest.len()),
+        );
+        let mut call = self.call(Method::PUT, name, headers, full(manifest))?;
+        call.url.path.push_str("?multipart-manifest=put");
+        self.etag_of(call, name).await
+    }
+
+    /// What the store says it can do.
+    pub(crate) async fn capabilities(&self) -> Result<serde_json::Value> {
+        let mut call = self.call(Method::GET, &Name::Account, HeaderMap::new(), empty())?;
+        "/info".clone_into(&mut call.url.path);
+        let mut answer = success(self.client.ask(call).await?, &Name::Account).await?;
+        let body = answer.bytes().await?;
+        self.client.give_back(answer);
+        serde_json::from_slice(&body).context("what the store says it can do is malformed")
+    }
+
     /// Stores an object; the answer's ETag comes back.
     pub(crate) async fn put(
         &self,
@@ -149,10 +211,12 @@ impl Store {
         headers: HeaderMap,
         body: Body,
     ) -> Result<Option<String>> {
-        let answer = self
-            .client
-            .send(self.call(Method::PUT, name, headers, body)?)
-            .await?;
+        let call = self.call(Method::PUT, name, headers, body)?;
+        self.etag_of(call, name).await
+    }
+
+    async fn etag_of(&self, call: Call, name: &Name) -> Result<Option<String>> {
+        let answer = self.client.send(call).await?;
         let mut answer = success(answer, name).await?;
         while answer.next().await?.is_some() {}
         let etag = answer

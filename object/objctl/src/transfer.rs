@@ -16,7 +16,7 @@ use md5::{Digest as _, Md5};
 use std::io::ErrorKind;
 use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncSeekExt as _, AsyncWriteExt as _, SeekFrom};
 use tokio::sync::{mpsc, oneshot};
 
 /// Bytes read at a time.
@@ -85,15 +85,75 @@ fn reading(
                 return;
             }
         }
-        bar.finish_and_clear();
         // Nobody asks when the request has failed.
         drop(digest.send(hex(&hasher.finalize())));
     });
     (Pieces { pieces, length }.boxed_unsync(), told)
 }
 
-fn hex(bytes: &[u8]) -> String {
+/// Bytes as lower-case digits.
+pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// A part of a file, from its first byte on.
+async fn part_of(path: &Path, start: u64) -> Result<tokio::fs::File> {
+    let mut file = tokio::fs::File::open(path)
+        .await
+        .with_context(|| format!("opening {}", path.display()))?;
+    file.seek(SeekFrom::Start(start))
+        .await
+        .with_context(|| format!("reading {}", path.display()))?;
+    Ok(file)
+}
+
+/// The MD5 of a part of a file.
+pub(crate) async fn digest_of(path: &Path, start: u64, length: u64) -> Result<String> {
+    let mut part = part_of(path, start).await?.take(length);
+    let (mut hasher, mut buffer) = (Md5::new(), vec![0; PIECE_BYTES]);
+    loop {
+        let count = part
+            .read(&mut buffer)
+            .await
+            .with_context(|| format!("reading {}", path.display()))?;
+        if count == 0 {
+            return Ok(hex(&hasher.finalize()));
+        }
+        hasher.update(buffer.get(..count).unwrap_or_default());
+    }
+}
+
+/// Compares what was sent with what the store says it has.
+async fn sent(
+    name: &Name,
+    path: &Path,
+    etag: Option<String>,
+    told: oneshot::Receiver<String>,
+) -> Result<String> {
+    let sent = told
+        .await
+        .with_context(|| format!("{} was not read to its end", path.display()))?;
+    match etag {
+        Some(etag) if etag.eq_ignore_ascii_case(&sent) => Ok(sent),
+        Some(etag) => bail!("{name}: the store has {etag}, {sent} was sent"),
+        None => bail!("{name}: the answer has no ETag to compare with"),
+    }
+}
+
+/// Stores so many bytes of a file, from a first one on, as an object; its tag comes back.
+pub(crate) async fn upload_part(
+    store: &Store,
+    path: &Path,
+    (start, length): (u64, u64),
+    name: &Name,
+    bar: &ProgressBar,
+) -> Result<String> {
+    let part = part_of(path, start).await?.take(length);
+    let mut headers = HeaderMap::new();
+    headers.insert(http::header::CONTENT_LENGTH, HeaderValue::from(length));
+    let (body, told) = reading(part, Some(length), bar.clone());
+    let etag = store.put(name, headers, body).await?;
+    sent(name, path, etag, told).await
 }
 
 /// Stores a file, or standard input when the path is `-`.
@@ -105,12 +165,12 @@ pub(crate) async fn upload(
 ) -> Result<()> {
     let mut headers = headers;
     let label = name.to_string();
-    let (body, told) = if path == Path::new("-") {
-        {
-            let input = std::io::stdin().as_fd().try_clone_to_owned()?;
-            let input = tokio::fs::File::from_std(input.into());
-            reading(input, None, progress::bar(&label, None))
-        }
+    let (body, told, bar) = if path == Path::new("-") {
+        let input = std::io::stdin().as_fd().try_clone_to_owned()?;
+        let input = tokio::fs::File::from_std(input.into());
+        let bar = progress::bar(&label, None);
+        let (body, told) = reading(input, None, bar.clone());
+        (body, told, bar)
     } else {
         let file = tokio::fs::File::open(path)
             .await
@@ -121,17 +181,14 @@ pub(crate) async fn upload(
         }
         let length = metadata.len();
         headers.insert(http::header::CONTENT_LENGTH, HeaderValue::from(length));
-        reading(file, Some(length), progress::bar(&label, Some(length)))
+        let bar = progress::bar(&label, Some(length));
+        let (body, told) = reading(file, Some(length), bar.clone());
+        (body, told, bar)
     };
-    let etag = store.put(&name, headers, body).await?;
-    let sent = told
-        .await
-        .with_context(|| format!("{} was not read to its end", path.display()))?;
-    match etag {
-        Some(etag) if etag.eq_ignore_ascii_case(&sent) => Ok(()),
-        Some(etag) => bail!("{name}: the store has {etag}, {sent} was sent"),
-        None => bail!("{name}: the answer has no ETag to compare with"),
-    }
+    let stored = store.put(&name, headers, body).await;
+    bar.finish_and_clear();
+    sent(&name, path, stored?, told).await?;
+    Ok(())
 }
 
 /// Fetches an object.
@@ -140,8 +197,13 @@ pub(crate) async fn download(store: &Store, name: &Name, target: Target<'_>) -> 
     let length = answer
         .header("content-length")
         .and_then(|text| text.parse::<u64>().ok());
+    // A large object's tag is made of its segments' tags, not of its bytes.
+    let is_whole = ["x-static-large-object", "x-object-manifest"]
+        .iter()
+        .all(|header| answer.header(header).is_none());
     let etag = answer
         .header("etag")
+        .filter(|_| is_whole)
         .map(|etag| etag.trim_matches('"').to_owned());
     let bar = progress::bar(&name.to_string(), length);
     let mut sink = Sink::open(target).await?;

@@ -7,7 +7,7 @@ use crate::container::{
 use crate::driver::{self, Asked};
 use crate::fault::{Fault, set, set_named};
 use crate::filling::Filling;
-use crate::middleware::quota;
+use crate::middleware::{filters, quota, rate_limit};
 use crate::proxy::{Asking, Core};
 use crate::subrequest::text;
 use http::request::Parts as Head;
@@ -119,14 +119,19 @@ pub(crate) fn listing_format(request: &Head) -> Result<ListingFormat, Fault> {
     ListingFormat::negotiate(raw, accept).map_err(listing_faults)
 }
 
-/// An account's ACL and quotas, as users name them and as they are kept.
-const KEPT: [(&str, &str); 3] = [
+/// An account's ACL, quotas and limits, as users name them and as they are kept.
+const KEPT: [(&str, &str); 5] = [
     ("x-account-access-control", ACCOUNT_ACL),
+    ("x-account-read-only", filters::READ_ONLY),
+    (
+        "x-account-global-write-ratelimit",
+        rate_limit::ACCOUNT_WRITES,
+    ),
     ("x-account-quota-bytes", quota::ACCOUNT_BYTES),
     ("x-account-quota-count", quota::ACCOUNT_COUNT),
 ];
 
-/// A POST's headers with what users name otherwise under its own name. Quotas are for who reaches every account.
+/// A POST's headers with what users name otherwise under its own name. Quotas and limits are for who reaches every account.
 fn account_headers(
     headers: &HeaderMap,
     policies: &[Policy],
@@ -137,6 +142,9 @@ fn account_headers(
         let name = name.as_str();
         name.starts_with("x-account-quota-")
             || name.starts_with("x-remove-account-quota-")
+            || ["read-only", "global-write-ratelimit"]
+                .iter()
+                .any(|what| name.ends_with(&format!("-account-{what}")))
             || name == "x-account-meta-quota-bytes"
             || name == "x-remove-account-meta-quota-bytes"
     });
@@ -159,7 +167,9 @@ fn account_headers(
                 .map_err(|error| Fault::BadRequest(error.to_string()))?
                 .text()
         } else {
-            quota::check(&value)?;
+            if name != filters::READ_ONLY && name != rate_limit::ACCOUNT_WRITES {
+                quota::check(&value)?;
+            }
             value
         };
         set_named(&mut kept, name, &value);

@@ -1,11 +1,13 @@
 //! `/info`: what this service can do. Only what works is named.
 
 use crate::middleware::bulk::DELETES_MAX;
+use crate::middleware::extract;
+use crate::middleware::filters::Filters;
 use crate::middleware::symlink::LOOPS_MAX;
 use onggi_object_model::{Policy, limits, manifest};
 
 /// The document, as JSON.
-pub(crate) fn document(policies: &[Policy], remaps_domains: bool) -> Vec<u8> {
+pub(crate) fn document(policies: &[Policy], remaps_domains: bool, filters: &Filters) -> Vec<u8> {
     let policies: Vec<serde_json::Value> = policies
         .iter()
         .map(|policy| {
@@ -37,12 +39,20 @@ pub(crate) fn document(policies: &[Policy], remaps_domains: bool) -> Vec<u8> {
         },
         "account_quotas": {},
         "container_quotas": {},
+        "bulk_upload": {
+            "max_containers_per_extraction": extract::CONTAINERS_MAX,
+            "max_failed_extractions": extract::FAILURES_MAX,
+        },
         "bulk_delete": {
             "max_deletes_per_request": DELETES_MAX,
             "max_failed_deletes": 1000,
         },
         "copy": {},
         "crossdomain": {},
+        "formpost": {
+            "allowed_digests": ["sha1", "sha256", "sha512"],
+            "deprecated_digests": ["sha1"],
+        },
         "staticweb": {},
         "object_versioning": {},
         "versioned_writes": { "allowed_flags": ["x-versions-location", "x-history-location"] },
@@ -54,18 +64,24 @@ pub(crate) fn document(policies: &[Policy], remaps_domains: bool) -> Vec<u8> {
         },
         "symlink": { "symloop_max": LOOPS_MAX, "static_links": true },
         "tempauth": { "account_acls": true },
-        "tempurl": {
-            "methods": ["GET", "HEAD", "PUT", "POST", "DELETE"],
-            "allowed_digests": ["sha1", "sha256", "sha512"],
-            "deprecated_digests": ["sha1"],
-            "incoming_remove_headers": ["x-timestamp"],
-            "incoming_allow_headers": [],
-            "outgoing_remove_headers": ["x-object-meta-*"],
-            "outgoing_allow_headers": ["x-object-meta-public-*"],
-        },
+        "tempurl": signed_urls(),
     });
     if remaps_domains {
         document["domain_remap"] = serde_json::json!({ "default_reseller_prefix": null });
     }
+    filters.tell(&mut document);
     document.to_string().into_bytes()
+}
+
+/// What a signed URL may be for, and which headers pass with one.
+fn signed_urls() -> serde_json::Value {
+    serde_json::json!({
+        "methods": ["GET", "HEAD", "PUT", "POST", "DELETE"],
+        "allowed_digests": ["sha1", "sha256", "sha512"],
+        "deprecated_digests": ["sha1"],
+        "incoming_remove_headers": ["x-timestamp"],
+        "incoming_allow_headers": [],
+        "outgoing_remove_headers": ["x-object-meta-*"],
+        "outgoing_allow_headers": ["x-object-meta-public-*"],
+    })
 }

@@ -47,6 +47,10 @@ impl Replicas {
         Quorum::of(self.primaries.len())
     }
 
+    pub(crate) const fn partition(&self) -> Partition {
+        self.partition
+    }
+
     pub(crate) fn ids(&self) -> Vec<DeviceId> {
         self.primaries.iter().map(|member| member.id).collect()
     }

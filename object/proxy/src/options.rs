@@ -2,6 +2,7 @@
 
 use onggi_common_host::{Clock, Entropy};
 use onggi_common_identity::Verifier;
+use onggi_common_service::config::Filters;
 use onggi_object_client::Nodes;
 use onggi_object_model::Policy;
 use onggi_object_replica::Consistency;
@@ -20,6 +21,8 @@ pub struct Options {
     pub identity_address: String,
     /// Hosts below this domain name accounts and containers; `None` when no host does.
     pub storage_domain: Option<String>,
+    /// What is refused, slowed down or told before a request reaches the objects.
+    pub filters: Filters,
     /// What an acknowledged write needs.
     pub write_consistency: Consistency,
 }
@@ -33,6 +36,7 @@ impl Options {
             policies: vec![Policy::single()],
             identity_address,
             storage_domain: None,
+            filters: Filters::default(),
             write_consistency: Consistency::default(),
         }
     }

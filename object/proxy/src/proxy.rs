@@ -5,8 +5,10 @@ use crate::capabilities;
 use crate::cluster::Cluster;
 use crate::fault::{Fault, set};
 use crate::gate;
-use crate::middleware::domain_remap;
+use crate::middleware::cname_lookup::{AskedHost, CnameLookup};
+use crate::middleware::filters::Filters;
 use crate::middleware::temp_url::{Scope, TempUrl};
+use crate::middleware::{domain_remap, endpoints, form_post};
 use crate::options::{Options, Parts};
 use crate::relay;
 use crate::rings::RingsError;
@@ -27,13 +29,11 @@ const TRANS_ID_EXTRA_MAX: usize = 32;
 /// The longest path and query.
 const TARGET_BYTES_MAX: usize = 8 << 10;
 
-/// The policy file of old browser plug-ins: they may go anywhere the ACLs let them.
-const CROSS_DOMAIN: &str = "<?xml version=\"1.0\"?>\n<!DOCTYPE cross-domain-policy SYSTEM \"http://www.adobe.com/xml/dtds/cross-domain-policy.dtd\" >\n<cross-domain-policy>\n<allow-access-from domain=\"*\" secure=\"false\" />\n</cross-domain-policy>\n";
-
 /// What handlers share.
 pub(crate) struct Core {
     pub(crate) cluster: Cluster,
     pub(crate) cache: Cache,
+    pub(crate) filters: Filters,
 }
 
 /// The front door.
@@ -44,6 +44,7 @@ pub struct Proxy {
     entropy: Arc<dyn Entropy>,
     identity_address: String,
     storage_domain: Option<String>,
+    cname_lookup: Option<CnameLookup>,
     capabilities: Vec<u8>,
 }
 
@@ -57,23 +58,27 @@ impl Proxy {
     /// Puts a proxy together; reads the rings.
     ///
     /// # Errors
-    /// When a ring file is missing or malformed, or no policy is the default.
+    /// When a ring file is missing or malformed, no policy is the default, or a filter is malformed.
     pub fn new(options: Options, parts: Parts) -> Result<Self, RingsError> {
         let cluster = Cluster::new(&options, &parts)?;
+        let cname_lookup = lookup(&options, &parts)?;
+        let filters =
+            Filters::new(options.filters).map_err(|source| RingsError::NameCheck { source })?;
+        let remaps = options.storage_domain.is_some();
+        let capabilities = capabilities::document(&options.policies, remaps, &filters);
         Ok(Self {
             core: Arc::new(Core {
                 cluster,
                 cache: Cache::default(),
+                filters,
             }),
             verifier: parts.verifier,
             clock: parts.clock,
             entropy: parts.entropy,
             identity_address: options.identity_address,
-            storage_domain: options.storage_domain.clone(),
-            capabilities: capabilities::document(
-                &options.policies,
-                options.storage_domain.is_some(),
-            ),
+            storage_domain: options.storage_domain,
+            cname_lookup,
+            capabilities,
         })
     }
 
@@ -106,6 +111,9 @@ impl Proxy {
     async fn route(&self, request: Request) -> Result<Response, Fault> {
         let (mut request, body) = request.into_parts();
         gate::inbound(&mut request.headers);
+        if let Some(lookup) = &self.cname_lookup {
+            lookup.apply(&mut request).await?;
+        }
         domain_remap::apply(&mut request, self.storage_domain.as_deref());
         let target_length = request
             .uri
@@ -116,6 +124,7 @@ impl Proxy {
                 "the URL has {target_length} bytes, {TARGET_BYTES_MAX} are allowed"
             )));
         }
+        self.core.filters.check_name(&request)?;
         match request.uri.path() {
             "/healthcheck" => text_page(&request.method, "text/plain; charset=UTF-8", "OK"),
             "/info" => {
@@ -125,7 +134,13 @@ impl Proxy {
             path if path == "/auth" || path.starts_with("/auth/") => {
                 relay::relay(&self.identity_address, &request).await
             }
-            "/crossdomain.xml" => text_page(&request.method, "application/xml", CROSS_DOMAIN),
+            "/crossdomain.xml" => {
+                let page = self.core.filters.cross_domain();
+                text_page(&request.method, "application/xml", page)
+            }
+            path if path.starts_with(endpoints::PATH) && self.core.filters.lists_endpoints() => {
+                self.core.endpoints(&request.method, path).await
+            }
             _ => self.storage(request, body).await,
         }
     }
@@ -151,10 +166,21 @@ impl Proxy {
             asking.service = self.verify(service.as_deref(), &resource)?.map(Arc::new);
         }
         let by_url = request.extensions.get::<TempUrl>().cloned();
+        let by_name = request.extensions.get::<AskedHost>().cloned();
         let origin = request.headers.get(header::ORIGIN).cloned();
-        let mut answered = Box::pin(asking.answer(&resource, request, body)).await;
+        let filtered = Box::pin(asking.filtered(&request, &resource)).await?;
+        let mut answered = match (filtered, form_post::boundary(&request)) {
+            (Some(refused), _) => Ok(refused),
+            (None, Some(boundary)) => {
+                Box::pin(asking.form_post(&resource, &boundary, &request, body)).await
+            }
+            (None, None) => Box::pin(asking.answer(&resource, request, body)).await,
+        };
         if let (Some(by_url), Ok(response)) = (by_url, &mut answered) {
             by_url.finish(response);
+        }
+        if let (Some(by_name), Ok(response)) = (by_name, &mut answered) {
+            by_name.finish(response.headers_mut());
         }
         match origin {
             Some(origin) => asking.with_cors(&resource, &origin, answered).await,
@@ -174,6 +200,17 @@ impl Proxy {
             }
         }
     }
+}
+
+/// Who looks up names, if somebody is to.
+fn lookup(options: &Options, parts: &Parts) -> Result<Option<CnameLookup>, RingsError> {
+    let Some(config) = &options.filters.cname_lookup else {
+        return Ok(None);
+    };
+    let domain = options.storage_domain.as_deref();
+    let domain = domain.ok_or(RingsError::NoStorageDomain)?;
+    let (clock, entropy) = (Arc::clone(&parts.clock), Arc::clone(&parts.entropy));
+    Ok(Some(CnameLookup::new(config, domain, clock, entropy)))
 }
 
 /// One request: who asks, and what answers.

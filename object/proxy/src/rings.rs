@@ -43,6 +43,15 @@ pub enum RingsError {
     /// There is no policy, or none is the default.
     #[error("the configuration names no default storage policy")]
     NoDefaultPolicy,
+    /// Host names are to be looked up, and there is no domain they could lead to.
+    #[error("object.filters.cname_lookup needs object.storage_domain")]
+    NoStorageDomain,
+    /// The expression of names that are refused is none.
+    #[error("object.filters.name_check.forbidden_regexp: {source}")]
+    NameCheck {
+        /// Why.
+        source: regex::Error,
+    },
 }
 
 /// The rings of one moment.

@@ -2,14 +2,14 @@
 
 use super::Crew;
 use crate::cli::Download;
-use crate::output::printable;
+use crate::output::Done;
 use crate::store::{Listing, Name, Store};
 use crate::transfer::{Target, download, local_path};
 use anyhow::{Result, bail};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-pub(super) async fn run(store: &Arc<Store>, asked: Download) -> Result<()> {
+pub(super) async fn run(store: &Arc<Store>, asked: Download, json: bool) -> Result<()> {
     let Download {
         container,
         objects,
@@ -31,7 +31,7 @@ pub(super) async fn run(store: &Arc<Store>, asked: Download) -> Result<()> {
         return download(store, &Name::Object(container, object.clone()), target).await;
     }
     let directory = output_dir.unwrap_or_else(|| PathBuf::from("."));
-    let mut crew = Crew::new(threads);
+    let mut crew = Crew::new(threads, json);
     match container {
         Some(container) if !objects.is_empty() => {
             for object in objects {
@@ -98,9 +98,9 @@ async fn fetch(
     let (store, target) = (Arc::clone(store), local_path(directory, &object));
     crew.add(async move {
         let target = target?;
-        let name = Name::Object(container, object.clone());
+        let name = Name::Object(container.clone(), object.clone());
         download(&store, &name, Target::Below(&target)).await?;
-        Ok(printable(&object))
+        Ok(Some(Done::new("download", &container, &object)))
     })
     .await
 }

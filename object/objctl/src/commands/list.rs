@@ -103,6 +103,7 @@ mod tests {
             hash: None,
             content_type: Some("text/plain".to_owned()),
             last_modified: Some("2026-11-23T14:00:00.123450".to_owned()),
+            slo_etag: None,
         };
         let style = Style {
             is_long: true,

@@ -2,9 +2,9 @@
 
 use super::Crew;
 use crate::cli::Upload;
-use crate::output::printable;
+use crate::output::Done;
+use crate::segments::{self, Plan};
 use crate::store::{Name, Store, headers};
-use crate::transfer;
 use anyhow::{Context as _, Result, bail};
 use http::{HeaderMap, Method};
 use std::path::{Component, Path, PathBuf};
@@ -13,14 +13,18 @@ use std::sync::Arc;
 /// Directories below one another.
 const DEPTH_MAX: usize = 100;
 
-pub(super) async fn run(store: &Arc<Store>, upload: Upload) -> Result<()> {
+pub(super) async fn run(store: &Arc<Store>, upload: Upload, json: bool) -> Result<()> {
     let Upload {
         container,
         paths,
         object_name,
         header,
         threads,
+        segments,
+        changed,
+        skip_identical,
     } = upload;
+    let plan = Plan::new(segments, &container)?;
     let all = headers(&header, "")?;
     check(&paths, object_name.as_deref())?;
     store
@@ -30,15 +34,29 @@ pub(super) async fn run(store: &Arc<Store>, upload: Upload) -> Result<()> {
             HeaderMap::new(),
         )
         .await?;
-    let mut crew = Crew::new(threads);
+    let mut crew = Crew::new(threads, json);
     for path in paths {
         let base = object_name.clone().map_or_else(|| own_name(&path), Ok)?;
         for (file, name) in files(path, base) {
             let (store, all, container) = (Arc::clone(store), all.clone(), container.clone());
+            let plan = plan.clone();
             crew.add(async move {
                 let file = file?;
-                transfer::upload(&store, &file, Name::Object(container, name.clone()), all).await?;
-                Ok(printable(&name))
+                let object = Name::Object(container.clone(), name.clone());
+                // What cannot be compared is not there, or cannot be seen: storing it tells.
+                let is_there = (changed
+                    && segments::is_unchanged(&store, &file, &object)
+                        .await
+                        .unwrap_or(false))
+                    || (skip_identical
+                        && segments::is_identical(&store, &file, &object)
+                            .await
+                            .unwrap_or(false));
+                if is_there {
+                    return Ok(None);
+                }
+                segments::upload(&store, &file, (&container, &name), all, &plan).await?;
+                Ok(Some(Done::new("upload", &container, &name)))
             })
             .await?;
         }
@@ -78,7 +96,10 @@ fn own_name(path: &Path) -> Result<String> {
 }
 
 /// The files at or below a path, each with its object's name. Links are not followed into directories.
-fn files(path: PathBuf, name: String) -> impl Iterator<Item = (Result<PathBuf>, String)> {
+pub(super) fn files(
+    path: PathBuf,
+    name: String,
+) -> impl Iterator<Item = (Result<PathBuf>, String)> {
     let mut open = vec![(path, name, 0)];
     core::iter::from_fn(move || {
         loop {

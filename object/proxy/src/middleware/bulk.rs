@@ -1,6 +1,7 @@
-//! Many things in one request: lists of names deleted.
+//! Many things in one request: lists of names deleted, archives unpacked (`extract`).
 
-use super::report::{Format, Report};
+use super::report::{self, Format, Report};
+use super::unpack::Compression;
 use crate::fault::Fault;
 use crate::proxy::Asking;
 use crate::subrequest::{bare, parameter, text};
@@ -22,6 +23,7 @@ const LIST_BYTES_MAX: usize = 8 << 20;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Bulk {
     Delete,
+    Extract(Compression),
 }
 
 impl Asking {
@@ -29,12 +31,23 @@ impl Asking {
     pub(crate) fn bulk_wanted(&self, request: &Head) -> Result<Option<Bulk>, Fault> {
         let deletes = matches!(request.method, Method::POST | Method::DELETE)
             && parameter(request, "bulk-delete").is_some();
-        if parameter(request, "extract-archive").is_some() && request.method == Method::PUT {
-            return Err(Fault::NotImplemented(
-                "archives are not unpacked: extract-archive is not supported".to_owned(),
-            ));
+        let archive = parameter(request, "extract-archive");
+        let wanted = match archive.filter(|_| request.method == Method::PUT) {
+            Some(kind) => {
+                let unknown = || Fault::BadRequest("Unsupported archive format".to_owned());
+                Some(Bulk::Extract(
+                    Compression::parse(&kind).ok_or_else(unknown)?,
+                ))
+            }
+            None => deletes.then_some(Bulk::Delete),
+        };
+        if wanted.is_some() && self.scope.is_some() {
+            // A signed URL is for one object, or for those with a prefix: not for names in a body.
+            return Err(Fault::InvalidTempUrl {
+                realm: "unknown".to_owned(),
+            });
         }
-        Ok(deletes.then_some(Bulk::Delete))
+        Ok(wanted)
     }
 
     pub(crate) async fn bulk(
@@ -46,6 +59,7 @@ impl Asking {
     ) -> Result<Response, Fault> {
         match bulk {
             Bulk::Delete => self.bulk_delete(resource, request, body).await,
+            Bulk::Extract(compression) => self.extract(compression, resource, request, body).await,
         }
     }
 
@@ -68,15 +82,18 @@ impl Asking {
                 CollectError::Broken { .. } => Fault::ClientDisconnect,
             })?;
         let account = resource.account().clone();
-        let report = match names(&list) {
-            Ok(names) => self.delete_all(&account, &request, names).await,
-            Err(words) => Report {
-                status: Some(StatusCode::PAYLOAD_TOO_LARGE),
-                body: words,
-                ..Report::default()
-            },
+        let asking = self.clone();
+        let work = async move {
+            match names(&list) {
+                Ok(names) => asking.delete_all(&account, &request, names).await,
+                Err(words) => Report {
+                    status: Some(StatusCode::PAYLOAD_TOO_LARGE),
+                    body: words,
+                    ..Report::default()
+                },
+            }
         };
-        Ok(report.response(format, StatusCode::OK))
+        Ok(report::answered_in_time(format, work).await)
     }
 
     async fn delete_all(
@@ -100,7 +117,7 @@ impl Asking {
                 None => Err(Fault::PreconditionFailed("no name".to_owned())),
                 Some(Resource::Object(path)) => {
                     let head = bare(request, Method::DELETE);
-                    Box::pin(self.object(path, head, empty())).await
+                    Box::pin(self.object_in_turn(path, head, empty())).await
                 }
                 Some(Resource::Container(path)) => {
                     let head = bare(request, Method::DELETE);

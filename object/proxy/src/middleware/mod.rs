@@ -5,16 +5,24 @@
 //! next one. The requests the middleware makes of itself enter below the one that makes them.
 
 pub(crate) mod bulk;
+pub(crate) mod cname_lookup;
 pub(crate) mod container_versions;
 mod copy;
 pub(crate) mod cors;
 pub(crate) mod domain_remap;
 mod dynamic_large;
+pub(crate) mod endpoints;
+pub(crate) mod extract;
+mod feed;
+pub(crate) mod filters;
+pub(crate) mod form_post;
 pub(crate) mod legacy_versions;
 pub(crate) mod quota;
+pub(crate) mod rate_limit;
 pub(crate) mod report;
 pub(crate) mod static_large;
 pub(crate) mod static_web;
 pub(crate) mod symlink;
 pub(crate) mod temp_url;
+mod unpack;
 pub(crate) mod versions;

@@ -204,12 +204,15 @@ impl Report {
 }
 
 /// Swift's page for a status, as text.
-fn page_text(status: StatusCode) -> String {
+pub(crate) fn page_text(status: StatusCode) -> String {
     let sentence = match status {
         StatusCode::BAD_REQUEST => {
             "The server could not comply with the request since it is either malformed or otherwise incorrect."
         }
         StatusCode::UNPROCESSABLE_ENTITY => "Unable to process the contained instructions",
+        StatusCode::UNAUTHORIZED => {
+            "This server could not verify that you are authorized to access the document you requested."
+        }
         StatusCode::FORBIDDEN => "Access was denied to this resource.",
         StatusCode::NOT_FOUND => "The resource could not be found.",
         _ => return status.canonical_reason().unwrap_or_default().to_owned(),
@@ -242,16 +245,26 @@ pub(crate) fn heartbeat(
     format: Format,
     work: impl Future<Output = Report> + Send + 'static,
 ) -> Response {
+    beating(format, BEAT_EVERY, work)
+}
+
+/// The same with the first space after so long.
+fn beating(
+    format: Format,
+    first: Duration,
+    work: impl Future<Output = Report> + Send + 'static,
+) -> Response {
     let (sender, receiver) = mpsc::channel(1);
     tokio::spawn(async move {
         tokio::pin!(work);
-        let mut gone = false;
+        let (mut gone, mut pause) = (false, first);
         let report = loop {
             tokio::select! {
                 report = &mut work => break report,
-                () = tokio::time::sleep(BEAT_EVERY), if !gone => {
+                () = tokio::time::sleep(pause), if !gone => {
                     // The work is finished even when nobody waits for it.
                     gone = sender.send(Bytes::from_static(b" ")).await.is_err();
+                    pause = BEAT_EVERY;
                 }
             }
         };
@@ -263,6 +276,40 @@ pub(crate) fn heartbeat(
     let kind = HeaderValue::from_static(format.content_type());
     let headers: &mut HeaderMap = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, kind);
+    response
+}
+
+/// Answers 200 with the report of work that may take long: when it is done soon with its length, otherwise with spaces
+/// before it that say that the work goes on.
+pub(crate) async fn answered_in_time(
+    format: Format,
+    work: impl Future<Output = Report> + Send + 'static,
+) -> Response {
+    answered_within(format, BEAT_EVERY, work).await
+}
+
+async fn answered_within(
+    format: Format,
+    soon: Duration,
+    work: impl Future<Output = Report> + Send + 'static,
+) -> Response {
+    // A task of its own: what was begun is finished even when the client is gone.
+    let mut work = tokio::spawn(work);
+    if let Ok(done) = tokio::time::timeout(soon, &mut work).await {
+        return match done {
+            Ok(report) => report.response(format, StatusCode::OK),
+            Err(_panicked) => Fault::Unavailable.response(false),
+        };
+    }
+    let waiting = async move {
+        let broken = |_panicked| Report {
+            status: Some(StatusCode::INTERNAL_SERVER_ERROR),
+            ..Report::default()
+        };
+        work.await.unwrap_or_else(broken)
+    };
+    let mut response = beating(format, Duration::ZERO, waiting);
+    *response.status_mut() = StatusCode::OK;
     response
 }
 
@@ -287,5 +334,25 @@ mod tests {
         let json: serde_json::Value =
             serde_json::from_str(&report.render(Format::Json, true)).unwrap();
         assert_eq!(json["Errors"][0][1], "403 Forbidden");
+    }
+
+    #[tokio::test]
+    async fn what_takes_long_sends_spaces_and_what_does_not_has_a_length() {
+        let soon = answered_in_time(Format::Text, async { Report::default() }).await;
+        assert!(soon.headers().contains_key(header::CONTENT_LENGTH));
+        // Work that goes on until its first space was seen.
+        let (seen, wait) = tokio::sync::oneshot::channel::<()>();
+        let work = async move {
+            wait.await.unwrap();
+            Report::default()
+        };
+        let late = answered_within(Format::Text, Duration::ZERO, work).await;
+        assert_eq!(late.status(), StatusCode::OK);
+        let mut body = late.into_body();
+        let first = body.frame().await.unwrap().unwrap().into_data().unwrap();
+        assert_eq!(first, " ");
+        seen.send(()).unwrap();
+        let rest = body.collect().await.unwrap().to_bytes();
+        assert!(rest.starts_with(b"\r\n\r\nNumber Deleted: 0\n"), "{rest:?}");
     }
 }

@@ -58,7 +58,7 @@ impl Scope {
 
 /// A signature as the URL has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Signature {
+pub(super) struct Signature {
     digest: Digest,
     bytes: Vec<u8>,
 }
@@ -85,7 +85,7 @@ fn hex(text: &str) -> Option<Vec<u8>> {
 
 impl Signature {
     /// `digest:base64`, or hexadecimal digits whose number tells the digest.
-    fn parse(text: &str) -> Option<Self> {
+    pub(super) fn parse(text: &str) -> Option<Self> {
         use base64::Engine as _;
         use base64::engine::general_purpose::{STANDARD, URL_SAFE};
         if text.len() > SIGNATURE_BYTES_MAX {
@@ -119,7 +119,7 @@ impl Signature {
     }
 
     /// Whether it is the message's under a key. Takes the same time whatever the bytes are.
-    fn holds(&self, key: &[u8], message: &str) -> Choice {
+    pub(super) fn holds(&self, key: &[u8], message: &str) -> Choice {
         macro_rules! compare {
             ($hash:ty) => {
                 match Hmac::<$hash>::new_from_slice(key) {
