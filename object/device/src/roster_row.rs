@@ -91,6 +91,8 @@ impl RosterRow {
             bytes_used: self.bytes_used,
             policy: self.policy,
             metadata: self.metadata.clone(),
+            // Half of it tells apart what replicas of one container have heard.
+            records: u64::try_from(self.records_digest.value() >> 64).ok(),
         }
     }
 
@@ -118,12 +120,13 @@ impl RosterRow {
 
     /// What a container's account is told about it.
     #[must_use]
-    pub const fn told(&self) -> (Timestamp, Timestamp, u64, u64) {
+    pub const fn told(&self) -> (Timestamp, Timestamp, u64, u64, PolicyIndex) {
         (
             self.put_timestamp,
             self.delete_timestamp,
             self.object_count,
             self.bytes_used,
+            self.policy,
         )
     }
 
@@ -136,6 +139,7 @@ impl RosterRow {
             delete_timestamp: self.delete_timestamp,
             object_count: self.object_count,
             bytes_used: self.bytes_used,
+            policy: Some(self.policy),
         };
         Some(CountedContainer { record, counted_at })
     }

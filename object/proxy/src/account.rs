@@ -19,8 +19,8 @@ use onggi_object_model::acl::AccountAcl;
 use onggi_object_model::limits::ACCOUNT_LISTING_MAX;
 use onggi_object_model::precondition::last_modified;
 use onggi_object_model::{
-    AccountEntry, AccountInfo, AccountName, ContainerPath, Listing, ListingFormat, ListingQuery,
-    MetadataKind, Policy, Resource, StampedMetadata,
+    AccountEntry, AccountInfo, AccountLine, AccountName, ContainerPath, Listing, ListingFormat,
+    ListingQuery, MetadataKind, Policy, Resource, StampedMetadata,
 };
 use onggi_object_replica::merge::{self, MergedListing};
 use onggi_object_replica::{Answer, Failure, GetStep, Outcome};
@@ -214,6 +214,14 @@ impl Core {
         let query = ListingQuery::parse(raw, ACCOUNT_LISTING_MAX).map_err(listing_faults)?;
         let format = listing_format(request)?;
         let (info, page) = self.account_lines(account, query).await?;
+        let page = page.map(|entry| {
+            let policy = entry.policy.and_then(|index| self.cluster.policy(index));
+            let storage_policy = policy.map(|policy| policy.name.clone());
+            AccountLine {
+                entry,
+                storage_policy,
+            }
+        });
         Ok(listing_response(
             account_response(&info, rights, self.cluster.policies()),
             &page,

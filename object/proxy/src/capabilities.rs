@@ -43,6 +43,7 @@ pub(crate) fn document(policies: &[Policy], remaps_domains: bool) -> Vec<u8> {
         },
         "copy": {},
         "crossdomain": {},
+        "etag_quoter": { "enable_by_default": false },
         "staticweb": {},
         "object_versioning": {},
         "versioned_writes": { "allowed_flags": ["x-versions-location", "x-history-location"] },

@@ -5,7 +5,7 @@ use crate::account::{is_found, listing_format, listing_response};
 use crate::driver::{self, Written};
 use crate::fault::{Fault, set, set_named};
 use crate::filling::Filling;
-use crate::middleware::container_versions::show_versions;
+use crate::middleware::container_versions::{as_version_link, show_versions};
 use crate::proxy::{Asking, Core};
 use crate::subrequest::parameter;
 use http::request::Parts as Head;
@@ -16,8 +16,8 @@ use onggi_object_client::{ContainerAnswer, InfoAnswer, ListAnswer};
 use onggi_object_model::limits::CONTAINER_LISTING_MAX;
 use onggi_object_model::precondition::last_modified;
 use onggi_object_model::{
-    ContainerInfo, ContainerPath, Listing, ListingQuery, ListingQueryError, MetadataKind,
-    ObjectEntry, ObjectPath, PolicyIndex, Resource, StampedMetadata,
+    ContainerInfo, ContainerPath, Listing, ListingEntry, ListingQuery, ListingQueryError,
+    MetadataKind, ObjectEntry, ObjectPath, PolicyIndex, Resource, StampedMetadata,
 };
 use onggi_object_replica::merge::{self, MergedListing};
 use onggi_object_replica::{Answer, Failure, Outcome, Reply};
@@ -26,6 +26,9 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use tokio::task::JoinSet;
 
+/// Objects a container may have for its totals to be counted anew when its replicas do not agree. Totals of larger ones
+/// are the larger count meanwhile.
+const RECOUNT_MAX: usize = 1_000;
 /// Lookups of names that replicas do not agree about, at a time.
 const DOUBTS_AT_ONCE: usize = 16;
 
@@ -80,6 +83,19 @@ fn merged(infos: impl IntoIterator<Item = ContainerInfo>) -> Option<ContainerInf
         merge::container_info(&mut sum, &info);
         sum
     })
+}
+
+/// Puts what a listing of everything says in the place of totals; a listing that is cut off says nothing.
+fn count_lines(info: &mut ContainerInfo, page: &Listing<ObjectEntry>) {
+    if page.entries.len() > RECOUNT_MAX {
+        return;
+    }
+    let bytes = page.entries.iter().map(|entry| match entry {
+        ListingEntry::Item(item) => item.bytes,
+        ListingEntry::Subdir(_) => 0,
+    });
+    info.bytes_used = bytes.fold(0, u64::saturating_add);
+    info.object_count = u64::try_from(page.entries.len()).unwrap_or(u64::MAX);
 }
 
 /// When a container or its metadata was last changed.
@@ -152,6 +168,7 @@ impl Asking {
             Method::DELETE => self.delete_versioned_container(path).await,
             Method::HEAD => {
                 let info = core.fetch_container(path).await?.ok_or(Fault::NotFound)?;
+                let info = core.with_settled_totals(path, info).await?;
                 let info = self.with_versions_counted(path, info).await?;
                 let mut response = core.container_response(&info, rights);
                 let kind = listing_format(request)?.content_type();
@@ -175,7 +192,9 @@ impl Asking {
         let query = ListingQuery::parse(raw, CONTAINER_LISTING_MAX).map_err(listing_faults)?;
         let format = listing_format(request)?;
         let (info, page) = self.core.page(path, query).await?;
+        let info = self.core.with_settled_totals(path, info).await?;
         let info = self.with_versions_counted(path, info).await?;
+        let page = page.map(|entry| as_version_link(path, entry));
         let head = self.core.container_response(&info, rights);
         let root = ("container", path.container.as_str());
         Ok(listing_response(head, &page, format, root))
@@ -228,6 +247,26 @@ impl Core {
                 .observe(info.put_timestamp.max(info.delete_timestamp));
         }
         Ok(info.filter(|info| found && info.exists()))
+    }
+
+    /// The same with totals that leave no acknowledged write out, and no deletion: replicas that have not heard the same
+    /// are asked for their lines, and these are counted.
+    pub(crate) async fn with_settled_totals(
+        self: &Arc<Self>,
+        path: &ContainerPath,
+        mut info: ContainerInfo,
+    ) -> Result<ContainerInfo, Fault> {
+        let is_small = usize::try_from(info.object_count).is_ok_and(|count| count <= RECOUNT_MAX);
+        if info.records.is_some() || !is_small {
+            return Ok(info);
+        }
+        let all = ListingQuery {
+            with_reserved: true,
+            ..ListingQuery::page(RECOUNT_MAX + 1)
+        };
+        let (_, page) = self.page(path, all).await?;
+        count_lines(&mut info, &page);
+        Ok(info)
     }
 
     pub(crate) fn container_response(&self, info: &ContainerInfo, rights: Rights) -> Response {
@@ -519,5 +558,42 @@ impl Core {
             }
             Outcome::Failed(_) => Err(Fault::Unavailable),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use onggi_object_model::{Etag, Metadata};
+
+    fn page(count: usize) -> Listing<ObjectEntry> {
+        let line = |n: usize| {
+            ListingEntry::Item(ObjectEntry {
+                name: format!("{n:05}"),
+                hash: Etag::EMPTY,
+                bytes: 2,
+                content_type: String::new(),
+                last_modified: Timestamp::ZERO,
+                annotations: Metadata::default(),
+            })
+        };
+        Listing {
+            entries: (0..count).map(line).collect(),
+        }
+    }
+
+    #[test]
+    fn a_whole_listing_is_counted_and_one_that_is_cut_off_is_not() {
+        let mut info = ContainerInfo {
+            object_count: 9,
+            bytes_used: 9,
+            ..ContainerInfo::default()
+        };
+        count_lines(&mut info, &page(RECOUNT_MAX + 1));
+        assert_eq!((info.object_count, info.bytes_used), (9, 9));
+        count_lines(&mut info, &page(3));
+        assert_eq!((info.object_count, info.bytes_used), (3, 6));
+        count_lines(&mut info, &page(0));
+        assert_eq!((info.object_count, info.bytes_used), (0, 0));
     }
 }

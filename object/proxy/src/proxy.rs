@@ -5,8 +5,8 @@ use crate::capabilities;
 use crate::cluster::Cluster;
 use crate::fault::{Fault, set};
 use crate::gate;
-use crate::middleware::domain_remap;
 use crate::middleware::temp_url::{Scope, TempUrl};
+use crate::middleware::{domain_remap, etag_quoter};
 use crate::options::{Options, Parts};
 use crate::relay;
 use crate::rings::RingsError;
@@ -15,7 +15,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use onggi_common_host::{Clock, Entropy};
 use onggi_common_identity::{Caller, Verifier, VerifyError};
 use onggi_common_service::Drain;
-use onggi_common_service::http::{Body, Handler, Request, Response, full};
+use onggi_common_service::http::{Body, Handler, Request, Response, full, said_empty};
 use onggi_object_model::{NameError, PathError, Resource};
 use std::sync::Arc;
 use tracing::Instrument as _;
@@ -152,9 +152,13 @@ impl Proxy {
         }
         let by_url = request.extensions.get::<TempUrl>().cloned();
         let origin = request.headers.get(header::ORIGIN).cloned();
+        etag_quoter::inbound(&resource, &mut request.headers);
         let mut answered = Box::pin(asking.answer(&resource, request, body)).await;
-        if let (Some(by_url), Ok(response)) = (by_url, &mut answered) {
-            by_url.finish(response);
+        if let Some(by_url) = by_url {
+            answered = answered.and_then(|response| by_url.finish(response, &resource));
+        }
+        if let Ok(response) = answered {
+            answered = Ok(asking.with_quoted_etag(&resource, response).await);
         }
         match origin {
             Some(origin) => asking.with_cors(&resource, &origin, answered).await,
@@ -308,6 +312,7 @@ impl Handler for Proxy {
             // As Swift's answers have it; clients compare.
             let none = HeaderValue::from(0);
             response.headers_mut().insert(header::CONTENT_LENGTH, none);
+            *response.body_mut() = said_empty();
         }
         if keeps_alive && !response.headers().contains_key(header::CONNECTION) {
             let kept = HeaderValue::from_static("keep-alive");
@@ -317,5 +322,14 @@ impl Handler for Proxy {
         set(response.headers_mut(), TRANS_ID, &trans_id);
         set(response.headers_mut(), REQUEST_ID, &trans_id);
         response
+    }
+
+    fn refuse_target(&self, method: &Method) -> Option<Response> {
+        let fault = Fault::PreconditionFailed(PathError::Text.to_string());
+        let mut response = fault.response(*method == Method::HEAD);
+        let trans_id = self.trans_id(&HeaderMap::new());
+        set(response.headers_mut(), TRANS_ID, &trans_id);
+        set(response.headers_mut(), REQUEST_ID, &trans_id);
+        Some(response)
     }
 }

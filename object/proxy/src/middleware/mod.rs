@@ -10,6 +10,7 @@ mod copy;
 pub(crate) mod cors;
 pub(crate) mod domain_remap;
 mod dynamic_large;
+pub(crate) mod etag_quoter;
 pub(crate) mod legacy_versions;
 pub(crate) mod quota;
 pub(crate) mod report;
