@@ -14,6 +14,7 @@ mod initiator;
 mod live_guest;
 mod needs;
 mod object;
+mod object_clients;
 mod powercut;
 mod ring;
 mod served;
@@ -40,6 +41,7 @@ fn main() -> ExitCode {
     let scenarios: Vec<Scenario> = [
         tidy::SCENARIOS,
         object::SCENARIOS,
+        object_clients::SCENARIOS,
         block::SCENARIOS,
         target::SCENARIOS,
         initiator::SCENARIOS,
