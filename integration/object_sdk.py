@@ -17,9 +17,8 @@ def large_object(cloud, folder):
     with open(path, "wb") as file:
         file.write(content)
     cloud.create_object("sdk", "large", filename=path, segment_size=SEGMENT_BYTES, use_slo=True)
-    headers = cloud.get_object_metadata("sdk", "large")
-    assert headers["x-static-large-object"] == "True", headers
-    assert int(headers["content-length"]) == LARGE_BYTES, headers
+    found = cloud.object_store.get_object_metadata("large", container="sdk")
+    assert found.is_static_large_object and found.content_length == LARGE_BYTES, found
     cloud.get_object("sdk", "large", outfile=back)
     with open(back, "rb") as file:
         assert file.read() == content

@@ -80,7 +80,7 @@ fn every_command() -> Result<Outcome> {
     ensure!(!listing.contains("copied"), "{listing}");
     swift.call(&["delete", "c"])?;
     ensure!(swift.call(&["list", "c"]).is_err(), "the container stayed");
-    swift.call(&["delete", "--all", "--yes-all"])?;
+    swift.call(&["delete", "--all"])?;
     let left = swift.call(&["list"])?;
     ensure!(left.is_empty(), "left after deleting everything: {left}");
     Ok(Outcome::Passed)
