@@ -2,7 +2,8 @@
 
 use crate::access::{ACCOUNT_ACL, Rights};
 use crate::container::{
-    OWNER_HEADERS, listing_faults, put_stamped_metadata, put_total, roster_reply, status_only,
+    OWNER_HEADERS, deletion_reply, listing_faults, put_stamped_metadata, put_total, roster_reply,
+    status_only,
 };
 use crate::driver::{self, Asked};
 use crate::fault::{Fault, set, set_named};
@@ -353,14 +354,17 @@ impl Core {
             driver::boxed(async move { nodes.delete_account(&place, &delete).await })
         };
         let replicas = self.cluster.account(account);
-        let written = self.cluster.write(&replicas, &[], send, roster_reply).await;
+        let written = self
+            .cluster
+            .write(&replicas, &[], send, deletion_reply)
+            .await;
         self.cache.forget_account(account);
         match written.outcome {
             Outcome::Stored { .. } => Ok(status_only(StatusCode::NO_CONTENT)),
             Outcome::Failed(Failure::Missing) => Err(Fault::NotFound),
-            Outcome::Failed(Failure::Conflict | Failure::Newer { .. }) => Err(Fault::Conflict(
-                "the account was changed at the same time".to_owned(),
-            )),
+            Outcome::Failed(Failure::ConditionFailed | Failure::Newer { .. }) => Err(
+                Fault::Conflict("the account was changed at the same time".to_owned()),
+            ),
             Outcome::Failed(_) => Err(Fault::Unavailable),
         }
     }

@@ -17,7 +17,7 @@ use onggi_object_model::limits::CONTAINER_LISTING_MAX;
 use onggi_object_model::precondition::last_modified;
 use onggi_object_model::{
     ContainerInfo, ContainerPath, Listing, ListingEntry, ListingQuery, ListingQueryError,
-    MetadataKind, ObjectEntry, ObjectPath, PolicyIndex, Resource, StampedMetadata,
+    MetadataKind, ObjectEntry, ObjectPath, PolicyIndex, Resource, StampedMetadata, StampedValue,
 };
 use onggi_object_replica::merge::{self, MergedListing};
 use onggi_object_replica::{Answer, Failure, Outcome, Reply};
@@ -29,6 +29,8 @@ use tokio::task::JoinSet;
 /// Objects a container may have for its totals to be counted anew when its replicas do not agree. Totals of larger ones
 /// are the larger count meanwhile.
 const RECOUNT_MAX: usize = 1_000;
+/// How often a deletion is tried that a replica refuses although nothing is listed.
+const DELETES_MAX: usize = 3;
 /// Lookups of names that replicas do not agree about, at a time.
 const DOUBTS_AT_ONCE: usize = 16;
 
@@ -40,6 +42,14 @@ pub(crate) fn roster_reply(answer: &ContainerAnswer) -> Reply {
         ContainerAnswer::NotFound => Reply::Missing,
         ContainerAnswer::Conflict => Reply::Conflict,
         ContainerAnswer::Full | ContainerAnswer::Failed { .. } => Reply::Failed,
+    }
+}
+
+/// The same for a deletion, which one replica that still lists something makes fail.
+pub(crate) fn deletion_reply(answer: &ContainerAnswer) -> Reply {
+    match roster_reply(answer) {
+        Reply::Conflict => Reply::ConditionFailed,
+        other => other,
     }
 }
 
@@ -83,6 +93,20 @@ fn merged(infos: impl IntoIterator<Item = ContainerInfo>) -> Option<ContainerInf
         merge::container_info(&mut sum, &info);
         sum
     })
+}
+
+/// Metadata said anew: a deletion forgets what was said before it.
+fn restamped(metadata: &StampedMetadata, at: Timestamp) -> StampedMetadata {
+    let mut anew = StampedMetadata::default();
+    for (name, item) in metadata.stamped() {
+        let value = item.value.clone();
+        let item = StampedValue {
+            timestamp: at,
+            value,
+        };
+        anew.insert(name, item);
+    }
+    anew
 }
 
 /// Puts what a listing of everything says in the place of totals; a listing that is cut off says nothing.
@@ -509,17 +533,39 @@ impl Core {
         self: &Arc<Self>,
         path: &ContainerPath,
     ) -> Result<Response, Fault> {
-        let not_empty = || {
-            Fault::Conflict("There was a conflict when trying to complete your request.".to_owned())
-        };
-        let all = ListingQuery {
-            with_reserved: true,
-            ..ListingQuery::page(1)
-        };
-        let (info, page) = self.page(path, all).await?;
-        if !page.entries.is_empty() {
-            return Err(not_empty());
+        for _ in 0..DELETES_MAX {
+            let all = ListingQuery {
+                with_reserved: true,
+                ..ListingQuery::page(1)
+            };
+            let (info, page) = self.page(path, all).await?;
+            if !page.entries.is_empty() {
+                break;
+            }
+            let written = self.erase_container(path).await;
+            match written.outcome {
+                Outcome::Stored { .. } => return Ok(status_only(StatusCode::NO_CONTENT)),
+                Outcome::Failed(Failure::Missing) => return Err(Fault::NotFound),
+                Outcome::Failed(Failure::ConditionFailed) => {
+                    // Something came in meanwhile, or a replica has not heard yet that the last object went. Replicas that
+                    // have deleted the container get it back, newer, and it is looked at again.
+                    let metadata = restamped(&info.metadata, self.cluster.clock.stamp());
+                    let again = self
+                        .write_container(path, Some(info.policy), metadata)
+                        .await;
+                    if matches!(again.outcome, Outcome::Failed(_)) {
+                        return Err(Fault::Unavailable);
+                    }
+                }
+                Outcome::Failed(_) => return Err(Fault::Unavailable),
+            }
         }
+        Err(Fault::Conflict(
+            "There was a conflict when trying to complete your request.".to_owned(),
+        ))
+    }
+
+    async fn erase_container(&self, path: &ContainerPath) -> Written<ContainerAnswer> {
         let base = container::Delete {
             path: path.clone(),
             timestamp: self.cluster.clock.stamp(),
@@ -540,24 +586,10 @@ impl Core {
         let told = self.cluster.account(&path.account).places();
         let written = self
             .cluster
-            .write(&replicas, &told, send, roster_reply)
+            .write(&replicas, &told, send, deletion_reply)
             .await;
         self.cache.forget_container(path);
-        match written.outcome {
-            Outcome::Stored { .. } => Ok(status_only(StatusCode::NO_CONTENT)),
-            Outcome::Failed(Failure::Missing) => Err(Fault::NotFound),
-            Outcome::Failed(Failure::Conflict) => {
-                // Something came in meanwhile. Replicas that have deleted it already get it back, newer.
-                let again = self
-                    .write_container(path, Some(info.policy), info.metadata)
-                    .await;
-                if matches!(again.outcome, Outcome::Failed(_)) {
-                    return Err(Fault::Unavailable);
-                }
-                Err(not_empty())
-            }
-            Outcome::Failed(_) => Err(Fault::Unavailable),
-        }
+        written
     }
 }
 
