@@ -2,6 +2,8 @@
 //!
 //! A service implements [`Handler`]; [`serve`] gives it requests until the drain begins. Every limit has a name here.
 
+mod malformed_target;
+
 use crate::Drain;
 use bytes::Bytes;
 use core::future::Future;
@@ -14,6 +16,7 @@ use http_body_util::{BodyExt as _, Empty, Full};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use malformed_target::Watched;
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -37,6 +40,11 @@ pub struct Peer(pub SocketAddr);
 pub trait Handler: Send + Sync + 'static {
     /// Answers one request. It must not fail: an error is a response too.
     fn handle(&self, request: Request) -> impl Future<Output = Response> + Send;
+
+    /// Answers a request whose target is no UTF-8, which cannot be told as a [`Request`]. Without an answer it is 400.
+    fn refuse_target(&self, _method: &http::Method) -> Option<Response> {
+        None
+    }
 }
 
 /// What one listener allows.
@@ -75,6 +83,36 @@ pub fn empty() -> Body {
     Empty::new()
         .map_err(|never: Infallible| match never {})
         .boxed_unsync()
+}
+
+/// A body of no bytes that says so: with it a `Content-Length: 0` of the response is sent even where there can be no body,
+/// as in a 204.
+#[must_use]
+pub fn said_empty() -> Body {
+    SaidEmpty.boxed_unsync()
+}
+
+struct SaidEmpty;
+
+impl HttpBody for SaidEmpty {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        _context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        Poll::Ready(None)
+    }
+
+    // Not at its end before it was asked: the library drops the length of a body that is.
+    fn is_end_stream(&self) -> bool {
+        false
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(0)
+    }
 }
 
 /// A body of these bytes.
@@ -205,11 +243,19 @@ impl<H: Handler> Handler for WithHealthcheck<H> {
         }
         self.0.handle(request).await
     }
+
+    fn refuse_target(&self, method: &http::Method) -> Option<Response> {
+        self.0.refuse_target(method)
+    }
 }
 
 impl<H: Handler> Handler for Arc<H> {
     async fn handle(&self, request: Request) -> Response {
         H::handle(self, request).await
+    }
+
+    fn refuse_target(&self, method: &http::Method) -> Option<Response> {
+        H::refuse_target(self, method)
     }
 }
 
@@ -263,6 +309,7 @@ async fn serve_connection<H: Handler>(
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, %peer, "TCP_NODELAY was refused");
     }
+    let refusing = Arc::clone(&handler);
     let service = service_fn(move |request: http::Request<Incoming>| {
         let handler = Arc::clone(&handler);
         async move {
@@ -271,7 +318,7 @@ async fn serve_connection<H: Handler>(
             Ok::<_, Infallible>(handler.handle(request).await)
         }
     });
-    let connection = hyper::server::conn::http1::Builder::new()
+    let mut connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(limits.header_time_max)
         .max_header_size(limits.header_bytes_max)
@@ -281,17 +328,20 @@ async fn serve_connection<H: Handler>(
         .title_case_headers(true)
         .keep_alive(true)
         .half_close(false)
-        .serve_connection(TokioIo::new(stream), service);
-    tokio::pin!(connection);
+        .serve_connection(TokioIo::new(Watched::new(stream)), service);
     let ended = tokio::select! {
-        ended = connection.as_mut() => ended,
+        ended = &mut connection => ended,
         () = drain.requested() => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
+            Pin::new(&mut connection).graceful_shutdown();
+            (&mut connection).await
         }
     };
     if let Err(error) = ended {
         tracing::debug!(%error, %peer, "a connection ended early");
+        let stream = connection.into_parts().io.into_inner();
+        if let Err(error) = stream.finish(&*refusing).await {
+            tracing::debug!(%error, %peer, "a refusal could not be sent");
+        }
     }
 }
 
@@ -314,11 +364,28 @@ mod tests {
         }
     }
 
+    struct Refusing;
+    impl Handler for Refusing {
+        async fn handle(&self, _request: Request) -> Response {
+            Response::new(empty())
+        }
+
+        fn refuse_target(&self, method: &http::Method) -> Option<Response> {
+            let mut response = Response::new(full(format!("no {method}")));
+            *response.status_mut() = http::StatusCode::PRECONDITION_FAILED;
+            Some(response)
+        }
+    }
+
     async fn talk(limits: Limits, bytes: &[u8]) -> String {
+        ask(Echo, limits, bytes).await
+    }
+
+    async fn ask(handler: impl Handler, limits: Limits, bytes: &[u8]) -> String {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let drain = Drain::new();
-        let server = tokio::spawn(serve(listener, Arc::new(Echo), limits, drain.clone()));
+        let server = tokio::spawn(serve(listener, Arc::new(handler), limits, drain.clone()));
         let mut stream = TcpStream::connect(address).await.unwrap();
         stream.write_all(bytes).await.unwrap();
         let mut answer = Vec::new();
@@ -365,6 +432,66 @@ mod tests {
             let answer = talk(Limits::default(), head.as_bytes()).await;
             assert!(answer.starts_with("HTTP/1.1 4"), "{answer} to {:.60}", head);
         }
+    }
+
+    struct NoContent;
+    impl Handler for NoContent {
+        async fn handle(&self, _request: Request) -> Response {
+            let mut response = Response::new(said_empty());
+            *response.status_mut() = http::StatusCode::NO_CONTENT;
+            let none = http::HeaderValue::from(0);
+            let length = http::header::CONTENT_LENGTH;
+            response.headers_mut().insert(length, none);
+            response
+        }
+    }
+
+    #[tokio::test]
+    async fn an_answer_without_content_can_say_its_length() {
+        for method in ["GET", "HEAD", "DELETE"] {
+            let request = format!("{method} / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+            let answer = ask(NoContent, Limits::default(), request.as_bytes()).await;
+            assert!(answer.contains("\r\nContent-Length: 0\r\n"), "{answer}");
+            assert!(answer.ends_with("\r\n\r\n"), "{answer}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_target_that_is_no_utf8_is_refused_in_the_services_words_also_behind_another_request()
+    {
+        let bad = b"PUT /\xb8\xed HTTP/1.1\r\nhost: x\r\ncontent-length: 3\r\n\r\njar";
+        let answer = ask(Refusing, Limits::default(), bad).await;
+        assert!(
+            answer.starts_with("HTTP/1.1 412 ") && answer.ends_with("\r\n\r\nno PUT"),
+            "{answer}"
+        );
+        assert!(
+            talk(Limits::default(), bad)
+                .await
+                .starts_with("HTTP/1.1 400 ")
+        );
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let drain = Drain::new();
+        let limits = Limits::default();
+        let server = tokio::spawn(serve(listener, Arc::new(Refusing), limits, drain.clone()));
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream
+            .write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+            .await
+            .unwrap();
+        let mut first = [0; 512];
+        let length = stream.read(&mut first).await.unwrap();
+        assert!(first[..length].starts_with(b"HTTP/1.1 200 "));
+        stream.write_all(bad).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        assert!(
+            answer.starts_with("HTTP/1.1 412 ") && answer.ends_with("no PUT"),
+            "{answer}"
+        );
+        drain.begin();
+        server.await.unwrap();
     }
 
     #[tokio::test]

@@ -412,7 +412,10 @@ fn steers(attached: &Attached, disk: &str) -> Result<()> {
     let told = guest.run(&format!("sg_rtpg --decode {disk}"))?;
     ensure!(told.contains("active/non optimized"), "{told}");
     let standby = guest.ask(&format!("sg_stpg --standby {disk}"))?;
-    ensure!(standby.status != 0, "a port group could be shut: {standby:?}");
+    ensure!(
+        standby.status != 0,
+        "a port group could be shut: {standby:?}"
+    );
     guest.run(&format!("sg_stpg --optimized {disk}")).map(drop)
 }
 

@@ -16,6 +16,7 @@ mod live_guest;
 mod needs;
 mod objctl;
 mod object;
+mod object_clients;
 mod powercut;
 mod ring;
 mod served;
@@ -45,6 +46,7 @@ fn main() -> ExitCode {
         object::SCENARIOS,
         uploads::SCENARIOS,
         objctl::SCENARIOS,
+        object_clients::SCENARIOS,
         block::SCENARIOS,
         target::SCENARIOS,
         initiator::SCENARIOS,

@@ -40,9 +40,9 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
 ];
 
 /// The account's administrator in every system here.
-const LOGIN: &str = "test:tester";
+pub(crate) const LOGIN: &str = "test:tester";
 
-fn system() -> Result<System> {
+pub(crate) fn system() -> Result<System> {
     System::start(Options {
         object: Some(ObjectOptions {
             nodes: 4,
@@ -62,14 +62,14 @@ fn system() -> Result<System> {
     })
 }
 
-fn random_file(path: &Path, bytes: usize) -> Result<Vec<u8>> {
+pub(crate) fn random_file(path: &Path, bytes: usize) -> Result<Vec<u8>> {
     let mut content = vec![0; bytes];
     SystemEntropy.fill(&mut content);
     durable::replace(path, &content, Visibility::World)?;
     Ok(content)
 }
 
-fn text(output: &onggi_common_host::run::Output) -> String {
+pub(crate) fn text(output: &onggi_common_host::run::Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 

@@ -48,6 +48,7 @@ impl Listed for CountedContainer {
             count: self.record.object_count,
             bytes: self.record.bytes_used,
             last_modified: self.record.put_timestamp,
+            policy: self.record.policy,
         }
     }
 }

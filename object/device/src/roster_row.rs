@@ -91,6 +91,8 @@ impl RosterRow {
             bytes_used: self.bytes_used,
             policy: self.policy,
             metadata: self.metadata.clone(),
+            // Half of it tells apart what replicas of one container have heard.
+            records: u64::try_from(self.records_digest.value() >> 64).ok(),
         }
     }
 
@@ -118,12 +120,13 @@ impl RosterRow {
 
     /// What a container's account is told about it.
     #[must_use]
-    pub const fn told(&self) -> (Timestamp, Timestamp, u64, u64) {
+    pub const fn told(&self) -> (Timestamp, Timestamp, u64, u64, PolicyIndex) {
         (
             self.put_timestamp,
             self.delete_timestamp,
             self.object_count,
             self.bytes_used,
+            self.policy,
         )
     }
 
@@ -136,6 +139,7 @@ impl RosterRow {
             delete_timestamp: self.delete_timestamp,
             object_count: self.object_count,
             bytes_used: self.bytes_used,
+            policy: Some(self.policy),
         };
         Some(CountedContainer { record, counted_at })
     }
@@ -171,8 +175,11 @@ impl RosterRow {
     /// True when anything changed.
     pub fn merge(&mut self, other: &Self) -> bool {
         let before = (self.digest(), self.policy_timestamp);
-        // A container made again after a deletion may have another policy.
-        let (ours_alive, theirs_alive) = (self.exists(), other.exists());
+        // A container made again after a deletion may have another policy. What only one of the two has heard is deleted
+        // counts as deleted.
+        let deleted = self.delete_timestamp.max(other.delete_timestamp);
+        let (ours_alive, theirs_alive) =
+            (self.put_timestamp > deleted, other.put_timestamp > deleted);
         let first = (other.policy_timestamp, other.policy) < (self.policy_timestamp, self.policy);
         let never = self.policy_timestamp == Timestamp::ZERO;
         let again = !ours_alive && other.policy_timestamp > self.policy_timestamp;
@@ -340,6 +347,27 @@ mod tests {
         assert!(ours.merge(&theirs));
         assert!(!ours.exists());
         assert_eq!(ours.live_count, 3);
+    }
+
+    #[test]
+    fn the_policy_of_a_deleted_container_does_not_come_back() {
+        let stamp = |ticks| Timestamp::from_ticks(ticks).unwrap();
+        let mut late = row();
+        late.policy_timestamp = stamp(2);
+        let mut made_again = late.clone();
+        made_again.delete(stamp(5));
+        made_again.put_timestamp = stamp(6);
+        made_again.policy = PolicyIndex::new(1);
+        made_again.policy_timestamp = stamp(6);
+        // Whichever of the two hears of the other first.
+        let mut ours = made_again.clone();
+        ours.merge(&late);
+        late.merge(&made_again);
+        assert_eq!(
+            (ours.policy, late.policy),
+            (PolicyIndex::new(1), PolicyIndex::new(1))
+        );
+        assert_eq!(ours.digest(), late.digest());
     }
 
     #[test]

@@ -35,6 +35,10 @@ pub struct ContainerInfo {
     pub policy: PolicyIndex,
     /// Its metadata, ACLs among it.
     pub metadata: StampedMetadata,
+    /// A digest of the records the totals count. `None` when replicas were merged that have not heard the same: then the
+    /// totals may be wrong.
+    #[serde(default)]
+    pub records: Option<u64>,
 }
 
 impl ContainerInfo {

@@ -25,7 +25,7 @@ pub use acl::{AccessControl, Visitor};
 pub use etag::{Etag, EtagError};
 pub use info::{AccountInfo, ContainerInfo, ObjectInfo};
 pub use listing::{
-    AccountEntry, ContainerRecord, Listing, ListingEntry, ListingFormat, ListingQuery,
+    AccountEntry, AccountLine, ContainerRecord, Listing, ListingEntry, ListingFormat, ListingQuery,
     ListingQueryError, ObjectEntry, ObjectRecord, Visit,
 };
 pub use metadata::{Metadata, MetadataError, MetadataKind, StampedMetadata, StampedValue};

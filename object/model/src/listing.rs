@@ -5,11 +5,12 @@ mod render;
 
 pub(crate) use query::pairs;
 pub use query::{ListingFormat, ListingQuery, ListingQueryError, Visit, past_prefix};
-pub use render::{Line, escape_xml};
+pub use render::{Line, Named, escape_xml};
 
 use crate::etag::Etag;
 use crate::metadata::Metadata;
 use crate::name::{ContainerName, ObjectName};
+use crate::policy::PolicyIndex;
 use onggi_common_units::Timestamp;
 
 /// What a container knows about one of its objects: a row of its listing.
@@ -59,6 +60,9 @@ pub struct ContainerRecord {
     pub object_count: u64,
     /// Bytes of those.
     pub bytes_used: u64,
+    /// How they are kept; `None` in records of a time when accounts were not told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy: Option<PolicyIndex>,
 }
 
 impl ContainerRecord {
@@ -104,6 +108,8 @@ pub mod annotation {
     pub const SYMLINK_BYTES: &str = "symlink_bytes";
     /// The version that the current one of a versioned object is.
     pub const VERSION: &str = "version";
+    /// Marks the line of an object that is a link to its current version.
+    pub const VERSION_SYMLINK: &str = "version_symlink";
     /// The id of a version, in a listing of versions.
     pub const VERSION_ID: &str = "version_id";
     /// Whether a version is the current one, in a listing of versions: `true` or `false`.
@@ -123,6 +129,18 @@ pub struct AccountEntry {
     pub bytes: u64,
     /// When it was made.
     pub last_modified: Timestamp,
+    /// How its objects are kept, where the account was told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy: Option<PolicyIndex>,
+}
+
+/// The same with its policy's name: what a listing shows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AccountLine {
+    /// The container.
+    pub entry: AccountEntry,
+    /// The name of its policy, where that is known.
+    pub storage_policy: Option<String>,
 }
 
 /// A line of a listing: what was asked for, or the common beginning of several.
@@ -140,6 +158,19 @@ pub enum ListingEntry<T> {
 pub struct Listing<T> {
     /// The lines in order.
     pub entries: Vec<ListingEntry<T>>,
+}
+
+impl<T> Listing<T> {
+    /// The same page with each thing made into another.
+    pub fn map<U>(self, mut change: impl FnMut(T) -> U) -> Listing<U> {
+        let entries = self.entries.into_iter().map(|entry| match entry {
+            ListingEntry::Item(item) => ListingEntry::Item(change(item)),
+            ListingEntry::Subdir(name) => ListingEntry::Subdir(name),
+        });
+        Listing {
+            entries: entries.collect(),
+        }
+    }
 }
 
 impl<T> Default for Listing<T> {

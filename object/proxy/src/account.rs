@@ -2,7 +2,8 @@
 
 use crate::access::{ACCOUNT_ACL, Rights};
 use crate::container::{
-    OWNER_HEADERS, listing_faults, put_stamped_metadata, put_total, roster_reply, status_only,
+    OWNER_HEADERS, deletion_reply, listing_faults, put_stamped_metadata, put_total, roster_reply,
+    status_only,
 };
 use crate::driver::{self, Asked};
 use crate::fault::{Fault, set, set_named};
@@ -19,8 +20,8 @@ use onggi_object_model::acl::AccountAcl;
 use onggi_object_model::limits::ACCOUNT_LISTING_MAX;
 use onggi_object_model::precondition::last_modified;
 use onggi_object_model::{
-    AccountEntry, AccountInfo, AccountName, ContainerPath, Listing, ListingFormat, ListingQuery,
-    MetadataKind, Policy, Resource, StampedMetadata,
+    AccountEntry, AccountInfo, AccountLine, AccountName, ContainerPath, Listing, ListingFormat,
+    ListingQuery, MetadataKind, Policy, Resource, StampedMetadata,
 };
 use onggi_object_replica::merge::{self, MergedListing};
 use onggi_object_replica::{Answer, Failure, GetStep, Outcome};
@@ -224,6 +225,14 @@ impl Core {
         let query = ListingQuery::parse(raw, ACCOUNT_LISTING_MAX).map_err(listing_faults)?;
         let format = listing_format(request)?;
         let (info, page) = self.account_lines(account, query).await?;
+        let page = page.map(|entry| {
+            let policy = entry.policy.and_then(|index| self.cluster.policy(index));
+            let storage_policy = policy.map(|policy| policy.name.clone());
+            AccountLine {
+                entry,
+                storage_policy,
+            }
+        });
         Ok(listing_response(
             account_response(&info, rights, self.cluster.policies()),
             &page,
@@ -355,14 +364,17 @@ impl Core {
             driver::boxed(async move { nodes.delete_account(&place, &delete).await })
         };
         let replicas = self.cluster.account(account);
-        let written = self.cluster.write(&replicas, &[], send, roster_reply).await;
+        let written = self
+            .cluster
+            .write(&replicas, &[], send, deletion_reply)
+            .await;
         self.cache.forget_account(account);
         match written.outcome {
             Outcome::Stored { .. } => Ok(status_only(StatusCode::NO_CONTENT)),
             Outcome::Failed(Failure::Missing) => Err(Fault::NotFound),
-            Outcome::Failed(Failure::Conflict | Failure::Newer { .. }) => Err(Fault::Conflict(
-                "the account was changed at the same time".to_owned(),
-            )),
+            Outcome::Failed(Failure::ConditionFailed | Failure::Newer { .. }) => Err(
+                Fault::Conflict("the account was changed at the same time".to_owned()),
+            ),
             Outcome::Failed(_) => Err(Fault::Unavailable),
         }
     }

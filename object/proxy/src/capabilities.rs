@@ -49,6 +49,7 @@ pub(crate) fn document(policies: &[Policy], remaps_domains: bool, filters: &Filt
         },
         "copy": {},
         "crossdomain": {},
+        "etag_quoter": { "enable_by_default": false },
         "formpost": {
             "allowed_digests": ["sha1", "sha256", "sha512"],
             "deprecated_digests": ["sha1"],

@@ -5,7 +5,7 @@ use crate::account::{is_found, listing_format, listing_response};
 use crate::driver::{self, Written};
 use crate::fault::{Fault, set, set_named};
 use crate::filling::Filling;
-use crate::middleware::container_versions::show_versions;
+use crate::middleware::container_versions::{as_version_link, show_versions};
 use crate::proxy::{Asking, Core};
 use crate::subrequest::parameter;
 use http::request::Parts as Head;
@@ -16,8 +16,8 @@ use onggi_object_client::{ContainerAnswer, InfoAnswer, ListAnswer};
 use onggi_object_model::limits::CONTAINER_LISTING_MAX;
 use onggi_object_model::precondition::last_modified;
 use onggi_object_model::{
-    ContainerInfo, ContainerPath, Listing, ListingQuery, ListingQueryError, MetadataKind,
-    ObjectEntry, ObjectPath, PolicyIndex, Resource, StampedMetadata,
+    ContainerInfo, ContainerPath, Listing, ListingEntry, ListingQuery, ListingQueryError,
+    MetadataKind, ObjectEntry, ObjectPath, PolicyIndex, Resource, StampedMetadata, StampedValue,
 };
 use onggi_object_replica::merge::{self, MergedListing};
 use onggi_object_replica::{Answer, Failure, Outcome, Reply};
@@ -26,6 +26,11 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use tokio::task::JoinSet;
 
+/// Objects a container may have for its totals to be counted anew when its replicas do not agree. Totals of larger ones
+/// are the larger count meanwhile.
+const RECOUNT_MAX: usize = 1_000;
+/// How often a deletion is tried that a replica refuses although nothing is listed.
+const DELETES_MAX: usize = 3;
 /// Lookups of names that replicas do not agree about, at a time.
 const DOUBTS_AT_ONCE: usize = 16;
 
@@ -37,6 +42,14 @@ pub(crate) fn roster_reply(answer: &ContainerAnswer) -> Reply {
         ContainerAnswer::NotFound => Reply::Missing,
         ContainerAnswer::Conflict => Reply::Conflict,
         ContainerAnswer::Full | ContainerAnswer::Failed { .. } => Reply::Failed,
+    }
+}
+
+/// The same for a deletion, which one replica that still lists something makes fail.
+pub(crate) fn deletion_reply(answer: &ContainerAnswer) -> Reply {
+    match roster_reply(answer) {
+        Reply::Conflict => Reply::ConditionFailed,
+        other => other,
     }
 }
 
@@ -80,6 +93,33 @@ fn merged(infos: impl IntoIterator<Item = ContainerInfo>) -> Option<ContainerInf
         merge::container_info(&mut sum, &info);
         sum
     })
+}
+
+/// Metadata said anew: a deletion forgets what was said before it.
+fn restamped(metadata: &StampedMetadata, at: Timestamp) -> StampedMetadata {
+    let mut anew = StampedMetadata::default();
+    for (name, item) in metadata.stamped() {
+        let value = item.value.clone();
+        let item = StampedValue {
+            timestamp: at,
+            value,
+        };
+        anew.insert(name, item);
+    }
+    anew
+}
+
+/// Puts what a listing of everything says in the place of totals; a listing that is cut off says nothing.
+fn count_lines(info: &mut ContainerInfo, page: &Listing<ObjectEntry>) {
+    if page.entries.len() > RECOUNT_MAX {
+        return;
+    }
+    let bytes = page.entries.iter().map(|entry| match entry {
+        ListingEntry::Item(item) => item.bytes,
+        ListingEntry::Subdir(_) => 0,
+    });
+    info.bytes_used = bytes.fold(0, u64::saturating_add);
+    info.object_count = u64::try_from(page.entries.len()).unwrap_or(u64::MAX);
 }
 
 /// When a container or its metadata was last changed.
@@ -152,6 +192,7 @@ impl Asking {
             Method::DELETE => self.delete_versioned_container(path).await,
             Method::HEAD => {
                 let info = core.fetch_container(path).await?.ok_or(Fault::NotFound)?;
+                let info = core.with_settled_totals(path, info).await?;
                 let info = self.with_versions_counted(path, info).await?;
                 let mut response = core.container_response(&info, rights);
                 let kind = listing_format(request)?.content_type();
@@ -175,7 +216,9 @@ impl Asking {
         let query = ListingQuery::parse(raw, CONTAINER_LISTING_MAX).map_err(listing_faults)?;
         let format = listing_format(request)?;
         let (info, page) = self.core.page(path, query).await?;
+        let info = self.core.with_settled_totals(path, info).await?;
         let info = self.with_versions_counted(path, info).await?;
+        let page = page.map(|entry| as_version_link(path, entry));
         let head = self.core.container_response(&info, rights);
         let root = ("container", path.container.as_str());
         Ok(listing_response(head, &page, format, root))
@@ -228,6 +271,26 @@ impl Core {
                 .observe(info.put_timestamp.max(info.delete_timestamp));
         }
         Ok(info.filter(|info| found && info.exists()))
+    }
+
+    /// The same with totals that leave no acknowledged write out, and no deletion: replicas that have not heard the same
+    /// are asked for their lines, and these are counted.
+    pub(crate) async fn with_settled_totals(
+        self: &Arc<Self>,
+        path: &ContainerPath,
+        mut info: ContainerInfo,
+    ) -> Result<ContainerInfo, Fault> {
+        let is_small = usize::try_from(info.object_count).is_ok_and(|count| count <= RECOUNT_MAX);
+        if info.records.is_some() || !is_small {
+            return Ok(info);
+        }
+        let all = ListingQuery {
+            with_reserved: true,
+            ..ListingQuery::page(RECOUNT_MAX + 1)
+        };
+        let (_, page) = self.page(path, all).await?;
+        count_lines(&mut info, &page);
+        Ok(info)
     }
 
     pub(crate) fn container_response(&self, info: &ContainerInfo, rights: Rights) -> Response {
@@ -470,17 +533,39 @@ impl Core {
         self: &Arc<Self>,
         path: &ContainerPath,
     ) -> Result<Response, Fault> {
-        let not_empty = || {
-            Fault::Conflict("There was a conflict when trying to complete your request.".to_owned())
-        };
-        let all = ListingQuery {
-            with_reserved: true,
-            ..ListingQuery::page(1)
-        };
-        let (info, page) = self.page(path, all).await?;
-        if !page.entries.is_empty() {
-            return Err(not_empty());
+        for _ in 0..DELETES_MAX {
+            let all = ListingQuery {
+                with_reserved: true,
+                ..ListingQuery::page(1)
+            };
+            let (info, page) = self.page(path, all).await?;
+            if !page.entries.is_empty() {
+                break;
+            }
+            let written = self.erase_container(path).await;
+            match written.outcome {
+                Outcome::Stored { .. } => return Ok(status_only(StatusCode::NO_CONTENT)),
+                Outcome::Failed(Failure::Missing) => return Err(Fault::NotFound),
+                Outcome::Failed(Failure::ConditionFailed) => {
+                    // Something came in meanwhile, or a replica has not heard yet that the last object went. Replicas that
+                    // have deleted the container get it back, newer, and it is looked at again.
+                    let metadata = restamped(&info.metadata, self.cluster.clock.stamp());
+                    let again = self
+                        .write_container(path, Some(info.policy), metadata)
+                        .await;
+                    if matches!(again.outcome, Outcome::Failed(_)) {
+                        return Err(Fault::Unavailable);
+                    }
+                }
+                Outcome::Failed(_) => return Err(Fault::Unavailable),
+            }
         }
+        Err(Fault::Conflict(
+            "There was a conflict when trying to complete your request.".to_owned(),
+        ))
+    }
+
+    async fn erase_container(&self, path: &ContainerPath) -> Written<ContainerAnswer> {
         let base = container::Delete {
             path: path.clone(),
             timestamp: self.cluster.clock.stamp(),
@@ -501,23 +586,46 @@ impl Core {
         let told = self.cluster.account(&path.account).places();
         let written = self
             .cluster
-            .write(&replicas, &told, send, roster_reply)
+            .write(&replicas, &told, send, deletion_reply)
             .await;
         self.cache.forget_container(path);
-        match written.outcome {
-            Outcome::Stored { .. } => Ok(status_only(StatusCode::NO_CONTENT)),
-            Outcome::Failed(Failure::Missing) => Err(Fault::NotFound),
-            Outcome::Failed(Failure::Conflict) => {
-                // Something came in meanwhile. Replicas that have deleted it already get it back, newer.
-                let again = self
-                    .write_container(path, Some(info.policy), info.metadata)
-                    .await;
-                if matches!(again.outcome, Outcome::Failed(_)) {
-                    return Err(Fault::Unavailable);
-                }
-                Err(not_empty())
-            }
-            Outcome::Failed(_) => Err(Fault::Unavailable),
+        written
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use onggi_object_model::{Etag, Metadata};
+
+    fn page(count: usize) -> Listing<ObjectEntry> {
+        let line = |n: usize| {
+            ListingEntry::Item(ObjectEntry {
+                name: format!("{n:05}"),
+                hash: Etag::EMPTY,
+                bytes: 2,
+                content_type: String::new(),
+                last_modified: Timestamp::ZERO,
+                annotations: Metadata::default(),
+            })
+        };
+        Listing {
+            entries: (0..count).map(line).collect(),
         }
+    }
+
+    #[test]
+    fn a_whole_listing_is_counted_and_one_that_is_cut_off_is_not() {
+        let mut info = ContainerInfo {
+            object_count: 9,
+            bytes_used: 9,
+            ..ContainerInfo::default()
+        };
+        count_lines(&mut info, &page(RECOUNT_MAX + 1));
+        assert_eq!((info.object_count, info.bytes_used), (9, 9));
+        count_lines(&mut info, &page(3));
+        assert_eq!((info.object_count, info.bytes_used), (3, 6));
+        count_lines(&mut info, &page(0));
+        assert_eq!((info.object_count, info.bytes_used), (0, 0));
     }
 }

@@ -1,6 +1,6 @@
 //! A page of a listing that is filled in rounds: names that turn out to be gone make room for those after them.
 
-use onggi_object_model::listing::Line;
+use onggi_object_model::listing::Named;
 use onggi_object_model::{Listing, ListingEntry, ListingQuery};
 use std::collections::HashSet;
 
@@ -23,7 +23,7 @@ pub(crate) struct Filling<T> {
     doubts_left: usize,
 }
 
-impl<T: Line> Filling<T> {
+impl<T: Named> Filling<T> {
     /// An empty page for a client's query.
     pub(crate) fn new(query: ListingQuery) -> Self {
         Self {
@@ -90,6 +90,7 @@ mod tests {
             count: 0,
             bytes: 0,
             last_modified: Timestamp::ZERO,
+            policy: None,
         })
     }
 

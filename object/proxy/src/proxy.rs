@@ -8,7 +8,7 @@ use crate::gate;
 use crate::middleware::cname_lookup::{AskedHost, CnameLookup};
 use crate::middleware::filters::Filters;
 use crate::middleware::temp_url::{Scope, TempUrl};
-use crate::middleware::{domain_remap, endpoints, form_post};
+use crate::middleware::{domain_remap, endpoints, etag_quoter, form_post};
 use crate::options::{Options, Parts};
 use crate::relay;
 use crate::rings::RingsError;
@@ -17,7 +17,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use onggi_common_host::{Clock, Entropy};
 use onggi_common_identity::{Caller, Verifier, VerifyError};
 use onggi_common_service::Drain;
-use onggi_common_service::http::{Body, Handler, Request, Response, full};
+use onggi_common_service::http::{Body, Handler, Request, Response, full, said_empty};
 use onggi_object_model::{NameError, PathError, Resource};
 use std::sync::Arc;
 use tracing::Instrument as _;
@@ -169,6 +169,7 @@ impl Proxy {
         let by_name = request.extensions.get::<AskedHost>().cloned();
         let origin = request.headers.get(header::ORIGIN).cloned();
         let filtered = Box::pin(asking.filtered(&request, &resource)).await?;
+        etag_quoter::inbound(&resource, &mut request.headers);
         let mut answered = match (filtered, form_post::boundary(&request)) {
             (Some(refused), _) => Ok(refused),
             (None, Some(boundary)) => {
@@ -176,8 +177,11 @@ impl Proxy {
             }
             (None, None) => Box::pin(asking.answer(&resource, request, body)).await,
         };
-        if let (Some(by_url), Ok(response)) = (by_url, &mut answered) {
-            by_url.finish(response);
+        if let Some(by_url) = by_url {
+            answered = answered.and_then(|response| by_url.finish(response, &resource));
+        }
+        if let Ok(response) = answered {
+            answered = Ok(asking.with_quoted_etag(&resource, response).await);
         }
         if let (Some(by_name), Ok(response)) = (by_name, &mut answered) {
             by_name.finish(response.headers_mut());
@@ -345,6 +349,7 @@ impl Handler for Proxy {
             // As Swift's answers have it; clients compare.
             let none = HeaderValue::from(0);
             response.headers_mut().insert(header::CONTENT_LENGTH, none);
+            *response.body_mut() = said_empty();
         }
         if keeps_alive && !response.headers().contains_key(header::CONNECTION) {
             let kept = HeaderValue::from_static("keep-alive");
@@ -354,5 +359,14 @@ impl Handler for Proxy {
         set(response.headers_mut(), TRANS_ID, &trans_id);
         set(response.headers_mut(), REQUEST_ID, &trans_id);
         response
+    }
+
+    fn refuse_target(&self, method: &Method) -> Option<Response> {
+        let fault = Fault::PreconditionFailed(PathError::Text.to_string());
+        let mut response = fault.response(*method == Method::HEAD);
+        let trans_id = self.trans_id(&HeaderMap::new());
+        set(response.headers_mut(), TRANS_ID, &trans_id);
+        set(response.headers_mut(), REQUEST_ID, &trans_id);
+        Some(response)
     }
 }

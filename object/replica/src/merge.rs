@@ -51,6 +51,9 @@ pub fn container_info(ours: &mut ContainerInfo, theirs: &ContainerInfo) {
     ours.delete_timestamp = ours.delete_timestamp.max(theirs.delete_timestamp);
     ours.object_count = ours.object_count.max(theirs.object_count);
     ours.bytes_used = ours.bytes_used.max(theirs.bytes_used);
+    if ours.records != theirs.records {
+        ours.records = None;
+    }
     ours.metadata.merge(&theirs.metadata);
 }
 
@@ -90,7 +93,7 @@ impl Versioned for AccountEntry {
     }
 
     fn compare(&self, other: &Self) -> Ordering {
-        let key = |entry: &Self| (entry.last_modified, entry.count, entry.bytes);
+        let key = |entry: &Self| (entry.last_modified, entry.count, entry.bytes, entry.policy);
         key(self).cmp(&key(other))
     }
 }
@@ -251,6 +254,7 @@ mod tests {
                 delete_timestamp: at(delete),
                 object_count: count,
                 policy: PolicyIndex::new(policy),
+                records: count.checked_sub(1),
                 ..ContainerInfo::default()
             }
         })

@@ -38,7 +38,7 @@ pub enum Reply {
     /// The bytes are not what was announced.
     Mismatch,
     /// The device will not take the request: a conflict with what it holds. Others may hold something else, so that one
-    /// conflict does not decide.
+    /// conflict does not decide: it does when too few others are left for W.
     Conflict,
     /// The device could not be reached, did not answer in time, is full, or broke.
     Failed,
@@ -219,13 +219,10 @@ impl Put {
 
     /// Whether a refusal settles it whatever others say.
     fn is_decided(&self) -> bool {
-        let refused = |sent: &Sent| {
-            matches!(
-                sent.reply,
-                Some(Reply::ConditionFailed | Reply::Mismatch | Reply::Conflict)
-            )
-        };
-        self.count(refused) > 0
+        let refused =
+            |sent: &Sent| matches!(sent.reply, Some(Reply::ConditionFailed | Reply::Mismatch));
+        let conflicts = self.count(|sent| sent.reply == Some(Reply::Conflict));
+        self.count(refused) > 0 || conflicts >= self.quorum.reads()
     }
 
     fn judge(&mut self) -> PutStep {
@@ -313,6 +310,26 @@ mod tests {
 
     fn put(consistency: Consistency) -> Put {
         Put::new(&[id(0), id(1), id(2)], consistency)
+    }
+
+    #[test]
+    fn one_device_that_lags_behind_and_will_not_take_it_decides_nothing() {
+        let mut put = put(Consistency::Available);
+        assert_eq!(put.on_reply(id(0), Reply::Conflict), PutStep::Wait);
+        assert_eq!(put.on_reply(id(1), NEW), PutStep::Wait);
+        let stored = Outcome::Stored {
+            existed: false,
+            visible: true,
+        };
+        assert_eq!(put.on_reply(id(2), NEW), PutStep::Done(stored));
+    }
+
+    #[test]
+    fn conflicts_that_leave_too_few_for_a_write_decide() {
+        let mut put = put(Consistency::Available);
+        assert_eq!(put.on_reply(id(0), Reply::Conflict), PutStep::Wait);
+        let failed = PutStep::Done(Outcome::Failed(Failure::Conflict));
+        assert_eq!(put.on_reply(id(1), Reply::Conflict), failed);
     }
 
     #[test]

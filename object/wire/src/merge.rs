@@ -102,7 +102,7 @@ pub fn object_records(ours: &mut ObjectRecord, theirs: &ObjectRecord) -> bool {
 
 /// Takes into `ours` what wins of `theirs`. True when anything changed.
 ///
-/// The totals come with the moment their container counted them; of two counts the later wins.
+/// The totals and the policy come with the moment their container told them; of two such the later wins.
 pub fn container_records(ours: &mut CountedContainer, theirs: &CountedContainer) -> bool {
     let before = ours.clone();
     let record = &mut ours.record;
@@ -113,12 +113,14 @@ pub fn container_records(ours: &mut CountedContainer, theirs: &CountedContainer)
             counted.counted_at,
             counted.record.object_count,
             counted.record.bytes_used,
+            counted.record.policy,
         )
     };
     if newer(totals(&before), totals(theirs)) {
         ours.counted_at = theirs.counted_at;
         ours.record.object_count = theirs.record.object_count;
         ours.record.bytes_used = theirs.record.bytes_used;
+        ours.record.policy = theirs.record.policy;
     }
     *ours != before
 }

@@ -5,12 +5,12 @@ use crate::digest::Digest;
 use crate::merge::{self, CountedContainer};
 use crate::row::{read_metadata, write_metadata};
 use onggi_object_model::{
-    ContainerName, ContainerRecord, Etag, Metadata, ObjectName, ObjectRecord,
+    ContainerName, ContainerRecord, Etag, Metadata, ObjectName, ObjectRecord, PolicyIndex,
 };
 
 /// The newest version of either record's binary form.
 pub const VERSION: u8 = 2;
-/// The version of records without annotations, which is written while there are none.
+/// The version of object records without annotations and of container records without a policy, written for these.
 const VERSION_PLAIN: u8 = 1;
 
 /// A record in a roster: of an object in its container, or of a container in its account.
@@ -124,18 +124,22 @@ impl Record for CountedContainer {
     }
 
     fn encode(&self, writer: &mut Writer) {
-        writer.u8(VERSION_PLAIN);
+        let policy = self.record.policy;
+        writer.u8(policy.map_or(VERSION_PLAIN, |_known| VERSION));
         writer.text(self.record.name.as_str());
         writer.timestamp(self.record.put_timestamp);
         writer.timestamp(self.record.delete_timestamp);
         writer.timestamp(self.counted_at);
         writer.u64(self.record.object_count);
         writer.u64(self.record.bytes_used);
+        if let Some(policy) = policy {
+            writer.u16(policy.get());
+        }
     }
 
     fn decode(reader: &mut Reader<'_>) -> Result<Self, CodecError> {
         let what = Self::NAME;
-        reader.version(what, VERSION_PLAIN)?;
+        let version = reader.version(what, VERSION)?;
         let name = ContainerName::new(reader.text(what)?)
             .ok()
             .ok_or(CodecError::Malformed { what })?;
@@ -144,12 +148,17 @@ impl Record for CountedContainer {
         let counted_at = reader.timestamp(what)?;
         let object_count = reader.u64(what)?;
         let bytes_used = reader.u64(what)?;
+        let policy = match version {
+            VERSION_PLAIN => None,
+            _ => Some(PolicyIndex::new(reader.u16(what)?)),
+        };
         let record = ContainerRecord {
             name,
             put_timestamp,
             delete_timestamp,
             object_count,
             bytes_used,
+            policy,
         };
         Ok(Self { record, counted_at })
     }
@@ -222,6 +231,7 @@ mod tests {
                 delete_timestamp: stamp(4 - at.min(4)),
                 object_count: objects,
                 bytes_used: objects,
+                policy: None,
             },
             counted_at: stamp(counted),
         }
@@ -241,6 +251,14 @@ mod tests {
         );
         assert_eq!(decode_all(&objects), Ok(vec![object("o")]));
         assert_eq!(decode_all(&containers), Ok(vec![container(1, 2, 3)]));
+        let mut told = container(1, 2, 3);
+        told.record.policy = Some(PolicyIndex::new(1));
+        let containers = encode_all(&[told.clone()]);
+        assert_eq!(
+            crate::head::to_hex(&containers),
+            include_str!("../golden/container-record-2.hex").trim()
+        );
+        assert_eq!(decode_all(&containers), Ok(vec![told]));
     }
 
     #[test]
@@ -259,9 +277,14 @@ mod tests {
     proptest! {
         #[test]
         fn container_records_merge_alike_in_any_order(
-            a in (0u64..4, 0u64..3, 0u64..3), b in (0u64..4, 0u64..3, 0u64..3), c in (0u64..4, 0u64..3, 0u64..3)
+            a in (0u64..4, 0u64..3, 0u64..3, 0u16..3), b in (0u64..4, 0u64..3, 0u64..3, 0u16..3),
+            c in (0u64..4, 0u64..3, 0u64..3, 0u16..3)
         ) {
-            let make = |(at, counted, objects)| container(at, counted, objects);
+            let make = |(at, counted, objects, policy): (u64, u64, u64, u16)| {
+                let mut made = container(at, counted, objects);
+                made.record.policy = policy.checked_sub(1).map(PolicyIndex::new);
+                made
+            };
             let merged = |mut one: CountedContainer, two: &CountedContainer| { one.merge(two); one };
             let (a, b, c) = (make(a), make(b), make(c));
             prop_assert_eq!(merged(a.clone(), &b), merged(b.clone(), &a));

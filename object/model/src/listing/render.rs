@@ -1,12 +1,18 @@
 //! Listings as text, JSON and XML.
 
-use super::{AccountEntry, Listing, ListingEntry, ListingFormat, ObjectEntry, annotation};
+use super::{
+    AccountEntry, AccountLine, Listing, ListingEntry, ListingFormat, ObjectEntry, annotation,
+};
 use core::fmt::Write as _;
 
-/// A thing that can be a line of a listing.
-pub trait Line {
-    /// Its name.
+/// A thing that is listed by a name.
+pub trait Named {
+    /// The name.
     fn name(&self) -> &str;
+}
+
+/// A thing that can be a line of a listing.
+pub trait Line: Named {
     /// Appends the members of its JSON object, without the braces.
     fn json(&self, out: &mut String);
     /// Appends its XML element.
@@ -41,6 +47,7 @@ impl ObjectEntry {
     fn annotated(&self, out: &mut String) {
         use annotation::{
             IS_LATEST, SLO_ETAG, SYMLINK_BYTES, SYMLINK_ETAG, SYMLINK_PATH, VERSION_ID,
+            VERSION_SYMLINK,
         };
         for name in [SYMLINK_PATH, SYMLINK_ETAG, VERSION_ID] {
             if let Some(value) = self.annotations.get(name) {
@@ -57,17 +64,34 @@ impl ObjectEntry {
         if let Some(bytes) = bytes.and_then(|bytes| bytes.parse::<u64>().ok()) {
             put!(out, ", \"{SYMLINK_BYTES}\": {bytes}");
         }
+        if self.annotations.get(VERSION_SYMLINK).is_some() {
+            put!(out, ", \"{VERSION_SYMLINK}\": true");
+        }
         if let Some(latest) = self.annotations.get(IS_LATEST) {
             put!(out, ", \"{IS_LATEST}\": {}", latest == "true");
         }
     }
 }
 
-impl Line for ObjectEntry {
+impl Named for ObjectEntry {
     fn name(&self) -> &str {
         &self.name
     }
+}
 
+impl Named for AccountEntry {
+    fn name(&self) -> &str {
+        &self.name
+    }
+}
+
+impl Named for AccountLine {
+    fn name(&self) -> &str {
+        &self.entry.name
+    }
+}
+
+impl Line for ObjectEntry {
     fn json(&self, out: &mut String) {
         put!(out, "\"bytes\": {}, \"hash\": \"", self.content_bytes());
         self.shown_hash(out);
@@ -102,32 +126,38 @@ impl Line for ObjectEntry {
     }
 }
 
-impl Line for AccountEntry {
-    fn name(&self) -> &str {
-        &self.name
-    }
-
+impl Line for AccountLine {
     fn json(&self, out: &mut String) {
         out.push_str("\"name\": ");
-        quote(&self.name, out);
-        let modified = self.last_modified.to_utc().iso_naive();
-        let (count, bytes) = (self.count, self.bytes);
+        quote(&self.entry.name, out);
+        let modified = self.entry.last_modified.to_utc().iso_naive();
+        let (count, bytes) = (self.entry.count, self.entry.bytes);
         put!(
             out,
             ", \"count\": {count}, \"bytes\": {bytes}, \"last_modified\": \"{modified}\""
         );
+        if let Some(policy) = &self.storage_policy {
+            out.push_str(", \"storage_policy\": ");
+            quote(policy, out);
+        }
     }
 
     fn xml(&self, out: &mut String) {
         out.push_str("<container><name>");
-        escape(&self.name, out);
-        let modified = self.last_modified.to_utc().iso_naive();
+        escape(&self.entry.name, out);
+        let modified = self.entry.last_modified.to_utc().iso_naive();
         put!(
             out,
-            "</name><count>{}</count><bytes>{}</bytes><last_modified>{modified}</last_modified></container>",
-            self.count,
-            self.bytes
+            "</name><count>{}</count><bytes>{}</bytes><last_modified>{modified}</last_modified>",
+            self.entry.count,
+            self.entry.bytes
         );
+        if let Some(policy) = &self.storage_policy {
+            out.push_str("<storage_policy>");
+            escape(policy, out);
+            out.push_str("</storage_policy>");
+        }
+        out.push_str("</container>");
     }
 }
 
@@ -176,7 +206,7 @@ pub fn escape_xml(text: &str) -> String {
     out
 }
 
-impl<T: Line> Listing<T> {
+impl<T: Named> Listing<T> {
     /// The names alone: what a pager needs to go on.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.entries.iter().map(|entry| match entry {
@@ -184,7 +214,9 @@ impl<T: Line> Listing<T> {
             ListingEntry::Subdir(name) => name,
         })
     }
+}
 
+impl<T: Line> Listing<T> {
     /// The page as a body. `root` is the XML root's element and name.
     #[must_use]
     pub fn render(&self, format: ListingFormat, root: (&str, &str)) -> String {

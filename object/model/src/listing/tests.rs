@@ -134,6 +134,36 @@ fn page() -> Listing<ObjectEntry> {
 }
 
 #[test]
+fn containers_are_listed_with_their_policy_where_it_is_known() {
+    let entry = AccountEntry {
+        name: "c".to_owned(),
+        count: 2,
+        bytes: 3,
+        last_modified: "1000000000.5".parse().unwrap(),
+        policy: None,
+    };
+    let page = |storage_policy: Option<&str>| Listing {
+        entries: vec![ListingEntry::Item(AccountLine {
+            entry: entry.clone(),
+            storage_policy: storage_policy.map(str::to_owned),
+        })],
+    };
+    let json = page(Some("gold\"")).render(ListingFormat::Json, ("account", "a"));
+    assert_eq!(
+        json,
+        "[{\"name\": \"c\", \"count\": 2, \"bytes\": 3, \
+         \"last_modified\": \"2001-09-09T01:46:40.500000\", \"storage_policy\": \"gold\\\"\"}]"
+    );
+    let xml = page(Some("gold")).render(ListingFormat::Xml, ("account", "a"));
+    assert!(
+        xml.contains("<storage_policy>gold</storage_policy></container>"),
+        "{xml}"
+    );
+    let unknown = page(None).render(ListingFormat::Xml, ("account", "a"));
+    assert!(!unknown.contains("policy"), "{unknown}");
+}
+
+#[test]
 fn listings_are_written_in_three_forms() {
     assert_eq!(
         page().render(ListingFormat::Plain, ("container", "c")),

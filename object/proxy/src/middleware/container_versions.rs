@@ -15,7 +15,8 @@ use http::{HeaderMap, HeaderName, Method};
 use onggi_common_service::http::Response;
 use onggi_common_units::Timestamp;
 use onggi_object_model::limits::CONTAINER_LISTING_MAX;
-use onggi_object_model::listing::{Line as _, annotation};
+use onggi_object_model::listing::{Named as _, annotation};
+use onggi_object_model::path::{encode_rest, encode_segment};
 use onggi_object_model::{
     ContainerInfo, ContainerPath, Listing, ListingEntry, ListingFormat, ListingQuery, ObjectEntry,
     ObjectName, StampedMetadata,
@@ -46,6 +47,27 @@ pub(crate) fn show_versions(headers: &mut HeaderMap, metadata: &StampedMetadata)
         };
         set(headers, HeaderName::from_static(name), location);
     }
+}
+
+/// Shows in a container's listing that an object is a link to its current version, and to which.
+pub(crate) fn as_version_link(path: &ContainerPath, mut entry: ObjectEntry) -> ObjectEntry {
+    let Some(version) = entry.annotations.get(annotation::VERSION) else {
+        return entry;
+    };
+    let place = format!(
+        "/v1/{}/{}/{}?version-id={version}",
+        encode_segment(path.account.as_str()),
+        encode_segment(path.container.as_str()),
+        encode_rest(&entry.name)
+    );
+    // A version may be a link itself: that is the version's business.
+    entry.annotations.remove(annotation::SYMLINK_ETAG);
+    entry.annotations.remove(annotation::SYMLINK_BYTES);
+    entry.annotations.insert(annotation::SYMLINK_PATH, place);
+    entry
+        .annotations
+        .insert(annotation::VERSION_SYMLINK, "true");
+    entry
 }
 
 fn keep(headers: &mut HeaderMap, name: &'static str, value: &str) {
@@ -166,6 +188,7 @@ impl Asking {
             && let Some(hidden) = hidden(path)
             && let Some(versions) = self.core.fetch_container(&hidden).await?
         {
+            let versions = self.core.with_settled_totals(&hidden, versions).await?;
             info.bytes_used = info.bytes_used.saturating_add(versions.bytes_used);
         }
         Ok(info)
@@ -229,6 +252,7 @@ impl Asking {
             ));
         }
         let (info, current) = self.core.page(path, query.clone()).await?;
+        let info = self.core.with_settled_totals(path, info).await?;
         let info = self.with_versions_counted(path, info).await?;
         let mut merger = Merger::new(&query);
         merger.take_current(current);
@@ -487,6 +511,24 @@ mod tests {
                 line("b", &id(3), false),
             ]
         );
+    }
+
+    #[test]
+    fn a_listing_says_which_version_an_object_is() {
+        let path = ContainerPath {
+            account: "AUTH_a".parse().unwrap(),
+            container: "c".parse().unwrap(),
+        };
+        let shown = |entry| match entry {
+            ListingEntry::Item(item) => as_version_link(&path, item).annotations,
+            ListingEntry::Subdir(_) => Metadata::default(),
+        };
+        let id = "0000000001.00000";
+        let link = shown(item("o p", Some(id)));
+        let place = format!("/v1/AUTH_a/c/o%20p?version-id={id}");
+        assert_eq!(link.get(annotation::SYMLINK_PATH), Some(place.as_str()));
+        assert_eq!(link.get(annotation::VERSION_SYMLINK), Some("true"));
+        assert!(shown(item("o", None)).is_empty());
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Server-side copies: `COPY` with `Destination`, and `PUT` with `X-Copy-From`.
 
+use super::symlink;
 use crate::fault::{Fault, set, set_named};
 use crate::object::put::is_empty;
 use crate::proxy::Asking;
@@ -145,6 +146,7 @@ impl Asking {
             head.uri = http::Uri::from_static("/");
         }
         inherit(&from.headers, &mut head.headers, takes_manifest);
+        symlink::settle_copy(&mut head.headers, &target)?;
         head.extensions.remove::<Trusted>();
         let mut written = head.clone();
         written.headers.remove("x-fresh-metadata");

@@ -10,7 +10,7 @@ use http::{Method, StatusCode, header};
 use md5::{Digest as _, Md5};
 use onggi_common_service::http::{Body, Response, empty};
 use onggi_object_model::limits::CONTAINER_LISTING_MAX;
-use onggi_object_model::listing::{Line as _, annotation};
+use onggi_object_model::listing::{Named as _, annotation};
 use onggi_object_model::precondition::http_date_seconds;
 use onggi_object_model::{
     ContainerName, ContainerPath, Etag, ListingEntry, ListingQuery, ObjectPath, Precondition,

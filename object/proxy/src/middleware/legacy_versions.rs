@@ -10,7 +10,7 @@ use http::request::Parts as Head;
 use http::{HeaderMap, HeaderValue, Method, header};
 use onggi_common_service::http::{Body, Response, empty};
 use onggi_common_units::Timestamp;
-use onggi_object_model::listing::Line as _;
+use onggi_object_model::listing::Named as _;
 use onggi_object_model::{
     ContainerInfo, ContainerName, ContainerPath, ListingEntry, ListingQuery, ObjectPath, Resource,
 };

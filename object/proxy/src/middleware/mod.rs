@@ -12,6 +12,7 @@ pub(crate) mod cors;
 pub(crate) mod domain_remap;
 mod dynamic_large;
 pub(crate) mod endpoints;
+pub(crate) mod etag_quoter;
 pub(crate) mod extract;
 mod feed;
 pub(crate) mod filters;

@@ -3,13 +3,14 @@
 //! Everything is read with the visitor's own rights. What becomes part of a page is escaped.
 
 use crate::fault::{Fault, set};
+use crate::middleware::temp_url::{DirectoryPage, TempUrl};
 use crate::proxy::Asking;
 use crate::subrequest::{is_true, text, unconditional};
 use http::request::Parts as Head;
 use http::{HeaderValue, Method, StatusCode, Uri, header};
 use onggi_common_service::http::{Response, empty, full};
 use onggi_object_model::limits::CONTAINER_LISTING_MAX;
-use onggi_object_model::listing::{Line as _, escape_xml};
+use onggi_object_model::listing::{Named as _, escape_xml};
 use onggi_object_model::path::{encode_rest, encode_segment};
 use onggi_object_model::{
     ContainerInfo, ContainerPath, ListingEntry, ListingQuery, ObjectPath, Resource,
@@ -50,11 +51,11 @@ impl Site {
 }
 
 impl Asking {
-    /// Whether pages may be made for a request: for visitors without a name, or who ask for it.
+    /// Whether pages may be made for a request: for visitors without a name, signed URLs among them, or who ask for it.
     pub(crate) fn is_website(&self, resource: &Resource, request: &Head) -> bool {
         let reads = matches!(request.method, Method::GET | Method::HEAD);
         let is_asked = text(&request.headers, "x-web-mode").is_some_and(is_true);
-        let is_stranger = self.caller.is_none() && self.scope.is_none();
+        let is_stranger = self.caller.is_none();
         reads && !matches!(resource, Resource::Account(_)) && (is_stranger || is_asked)
     }
 
@@ -152,6 +153,10 @@ impl Asking {
             if let Some(object) = object {
                 match Box::pin(self.object(object, request.clone(), empty())).await {
                     Err(Fault::NotFound) => {}
+                    Ok(mut page) if page.status().is_success() => {
+                        page.extensions_mut().insert(DirectoryPage);
+                        return Ok(page);
+                    }
                     other => return self.with_error_page(site, &request, other).await,
                 }
             }
@@ -177,7 +182,7 @@ impl Asking {
             let fault = Err(Fault::NotFound);
             return self.with_error_page(site, &request, fault).await;
         }
-        Ok(listing_page(site, prefix, page.entries, &request.method))
+        Ok(listing_page(site, prefix, page.entries, &request))
     }
 
     /// Puts the container's own page in the place of an error's.
@@ -234,8 +239,15 @@ fn listing_page(
     site: &Site,
     prefix: &str,
     entries: Vec<ListingEntry<onggi_object_model::ObjectEntry>>,
-    method: &Method,
+    request: &Head,
 ) -> Response {
+    let signed = request.extensions.get::<TempUrl>();
+    let links = signed.and_then(|signed| signed.links.as_ref());
+    let query = links.map_or_else(String::new, |links| {
+        escape_xml(&format!("?{}", links.query))
+    });
+    // A signature opens nothing above its prefix.
+    let top = links.map_or(0, |links| links.prefix.len());
     let own = format!("/v1/{}/{}/{prefix}", site.path.account, site.path.container);
     let label = site
         .item(LISTINGS_LABEL)
@@ -259,15 +271,15 @@ fn listing_page(
     let mut page = format!(
         "<!DOCTYPE html>\n<html>\n<head>\n<title>Listing of {title}</title>\n{css}\n</head>\n<body>\n<h1 id=\"title\">Listing of {title}</h1>\n<table id=\"listing\">\n<tr id=\"heading\"><th class=\"colname\">Name</th><th class=\"colsize\">Size</th><th class=\"coldate\">Date</th></tr>\n"
     );
-    if !prefix.is_empty() {
-        page.push_str("<tr id=\"parent\" class=\"item\"><td class=\"colname\"><a href=\"../\">../</a></td><td class=\"colsize\">&nbsp;</td><td class=\"coldate\">&nbsp;</td></tr>\n");
+    if prefix.len() > top {
+        page.push_str(&format!("<tr id=\"parent\" class=\"item\"><td class=\"colname\"><a href=\"../{query}\">../</a></td><td class=\"colsize\">&nbsp;</td><td class=\"coldate\">&nbsp;</td></tr>\n"));
     }
     for entry in entries {
         match entry {
             ListingEntry::Subdir(name) => {
                 let shown = name.strip_prefix(prefix).unwrap_or(&name);
                 page.push_str(&format!(
-                    "<tr class=\"item subdir\"><td class=\"colname\"><a href=\"./{}\">{}</a></td><td class=\"colsize\">&nbsp;</td><td class=\"coldate\">&nbsp;</td></tr>\n",
+                    "<tr class=\"item subdir\"><td class=\"colname\"><a href=\"./{}{query}\">{}</a></td><td class=\"colsize\">&nbsp;</td><td class=\"coldate\">&nbsp;</td></tr>\n",
                     encode_rest(shown), escape_xml(shown)
                 ));
             }
@@ -277,7 +289,7 @@ fn listing_page(
                     continue;
                 }
                 page.push_str(&format!(
-                    "<tr class=\"item\"><td class=\"colname\"><a href=\"./{}\">{}</a></td><td class=\"colsize\">{}</td><td class=\"coldate\">{}</td></tr>\n",
+                    "<tr class=\"item\"><td class=\"colname\"><a href=\"./{}{query}\">{}</a></td><td class=\"colsize\">{}</td><td class=\"coldate\">{}</td></tr>\n",
                     encode_segment(shown), escape_xml(shown), item.content_bytes(),
                     item.last_modified.to_utc().iso_naive()
                 ));
@@ -286,12 +298,13 @@ fn listing_page(
     }
     page.push_str("</table>\n</body>\n</html>\n");
     let length = page.len();
-    let is_head = *method == Method::HEAD;
+    let is_head = request.method == Method::HEAD;
     let mut response = Response::new(if is_head { empty() } else { full(page) });
     let headers = response.headers_mut();
     let kind = HeaderValue::from_static("text/html; charset=UTF-8");
     headers.insert(header::CONTENT_TYPE, kind);
     headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+    response.extensions_mut().insert(DirectoryPage);
     response
 }
 
@@ -300,26 +313,59 @@ mod tests {
     use super::*;
     use onggi_object_model::{Etag, Metadata, ObjectEntry};
 
-    #[tokio::test]
-    async fn names_cannot_put_markup_into_a_listing() {
-        let site = Site {
+    fn site(container: &str) -> Site {
+        Site {
             path: ContainerPath {
                 account: "AUTH_a".parse().unwrap(),
-                container: "<script>".parse().unwrap(),
+                container: container.parse().unwrap(),
             },
             info: Arc::default(),
-        };
+        }
+    }
+
+    async fn listed(container: &str, prefix: &str, name: &str, query: &str) -> String {
         let item = ListingEntry::Item(ObjectEntry {
-            name: "\"><script>alert(1)</script>".to_owned(),
+            name: name.to_owned(),
             hash: Etag::EMPTY,
             bytes: 0,
             content_type: String::new(),
             last_modified: onggi_common_units::Timestamp::ZERO,
             annotations: Metadata::default(),
         });
-        let page = listing_page(&site, "", vec![item], &Method::GET);
+        let mut request = http::Request::get(format!("/?{query}"))
+            .body(())
+            .unwrap()
+            .into_parts()
+            .0;
+        if let Some(signed) = TempUrl::for_page(&request) {
+            request.extensions.insert(signed);
+        }
+        let page = listing_page(&site(container), prefix, vec![item], &request);
         let body = onggi_common_service::http::collect(page.into_body(), 1 << 20);
-        let body = String::from_utf8(body.await.unwrap().to_vec()).unwrap();
+        String::from_utf8(body.await.unwrap().to_vec()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn names_and_signatures_cannot_put_markup_into_a_listing() {
+        let name = "\"><script>alert(1)</script>";
+        let query = "temp_url_prefix=&temp_url_sig=%22%3E%3Cscript%3E";
+        let body = listed("<script>", "", name, query).await;
         assert!(!body.contains("<script"), "{body}");
+    }
+
+    #[tokio::test]
+    async fn links_of_a_signed_listing_are_signed_and_end_at_the_prefix() {
+        let query = "temp_url_prefix=d/&temp_url_sig=ab&temp_url_expires=9";
+        let body = listed("c", "d/", "d/o", query).await;
+        let link =
+            "<a href=\"./o?temp_url_prefix=d/&amp;temp_url_expires=9&amp;temp_url_sig=ab\">o</a>";
+        assert!(body.contains(link) && !body.contains("href=\".."), "{body}");
+        let below = listed("c", "d/e/", "d/e/o", query).await;
+        assert!(
+            below.contains("href=\"../?temp_url_prefix=d/&amp;"),
+            "{below}"
+        );
+        let plain = listed("c", "d/", "d/o", "").await;
+        assert!(plain.contains("<a href=\"../\">") && plain.contains("<a href=\"./o\">"));
     }
 }

@@ -123,8 +123,10 @@ impl Asking {
             };
             let is_version = response.headers().contains_key(super::versions::LINK);
             let next = target(response.headers(), &at.account);
-            let found = text(response.headers(), "etag").unwrap_or_default();
-            // A link to a version stands for the version; any other must have the tag itself.
+            let found = text(response.headers(), TARGET_ETAG)
+                .or_else(|| text(response.headers(), "etag"))
+                .unwrap_or_default();
+            // A link to a version stands for the version, a static link for the tag it demands.
             if let Some(wanted) = wanted.as_ref().filter(|_| !is_version)
                 && found != wanted
             {
@@ -210,7 +212,8 @@ impl Asking {
         self.stored(path, head, empty()).await
     }
 
-    /// The target of a static link: it must be there, and have the tag.
+    /// The target of a static link: it must be there, and have the tag. A target that is a static link itself has the tag
+    /// it demands, and must lead to where that holds.
     async fn check_target(
         &self,
         target: &ObjectPath,
@@ -219,33 +222,35 @@ impl Asking {
     ) -> Result<HeaderMap, Fault> {
         let mut asked = bare(head, Method::HEAD);
         set_query(&mut asked, &[("symlink", "get")]);
-        let answer = Box::pin(self.versioned(target.clone(), asked, empty())).await;
-        let there = match answer {
-            Ok(response) if response.status().is_success() => response,
-            Ok(_) | Err(Fault::NotFound) => {
-                return Err(Fault::Conflict(
-                    "X-Symlink-Target does not exist".to_owned(),
-                ));
-            }
-            Err(fault) => return Err(fault),
-        };
-        let headers = there.headers();
-        let is_version = headers.contains_key(super::versions::LINK);
-        let of_version = |name| text(headers, name).filter(|_| is_version);
-        let found = of_version("x-object-sysmeta-listing-hash")
-            .or_else(|| text(headers, "etag"))
-            .unwrap_or_default();
+        let mut headers = self.head_target(target, asked).await?;
+        let (found, is_link) = tag_of_target(&headers);
         if found != wanted {
             return Err(mismatch(found, wanted));
         }
-        let length = of_version("x-object-sysmeta-listing-bytes")
-            .or_else(|| text(headers, super::static_large::SIZE))
+        if is_link {
+            headers = self.head_target(target, bare(head, Method::HEAD)).await?;
+        }
+        let is_version = headers.contains_key(super::versions::LINK);
+        let length = text(&headers, "x-object-sysmeta-listing-bytes")
+            .filter(|_| is_version)
+            .or_else(|| text(&headers, super::static_large::SIZE))
             .map(str::to_owned);
-        let mut headers = headers.clone();
         if let Some(length) = length {
             set(&mut headers, header::CONTENT_LENGTH, &length);
         }
         Ok(headers)
+    }
+
+    /// What a HEAD of a static link's target says; a target that cannot be read is a conflict.
+    async fn head_target(&self, target: &ObjectPath, asked: Head) -> Result<HeaderMap, Fault> {
+        let answer = Box::pin(self.versioned(target.clone(), asked, empty())).await;
+        match answer {
+            Ok(response) if response.status().is_success() => Ok(response.into_parts().0.headers),
+            Ok(_) | Err(Fault::NotFound) => Err(Fault::Conflict(
+                "X-Symlink-Target does not exist".to_owned(),
+            )),
+            Err(fault) => Err(fault),
+        }
     }
 
     /// A POST changes the link; the answer says where the target is.
@@ -284,25 +289,61 @@ impl Asking {
     }
 }
 
+/// The tag a static link's target has, and whether it has it as a static link.
+fn tag_of_target(headers: &HeaderMap) -> (&str, bool) {
+    let is_version = headers.contains_key(super::versions::LINK);
+    let of_version = |name| text(headers, name).filter(|_| is_version);
+    let of_link = match is_version {
+        true => of_version("x-object-sysmeta-listing-symlink_etag"),
+        false => text(headers, TARGET_ETAG),
+    };
+    let own = of_version("x-object-sysmeta-listing-hash").or_else(|| text(headers, "etag"));
+    (of_link.or(own).unwrap_or_default(), of_link.is_some())
+}
+
+/// Makes what a copy of a link says fit its new place: a link without an account leads within the account it is in.
+pub(super) fn settle_copy(headers: &mut HeaderMap, own: &ObjectPath) -> Result<(), Fault> {
+    if !headers.contains_key(TARGET) {
+        return Ok(());
+    }
+    if let Some(account) = asked_account(headers)? {
+        let name = HeaderName::from_static(TARGET_ACCOUNT);
+        set(headers, name, &encode_segment(account.as_str()));
+        headers.remove("x-symlink-target-account");
+    }
+    let target = target(headers, &own.account).ok_or_else(bad_target)?;
+    if target == *own {
+        return Err(Fault::BadRequest("Symlink cannot target itself".to_owned()));
+    }
+    let name = "x-object-sysmeta-listing-symlink_path";
+    set_named(headers, name, &request_path(&target));
+    Ok(())
+}
+
 fn keep(head: &mut Head, name: &'static str, value: &str) {
     set(&mut head.headers, HeaderName::from_static(name), value);
+}
+
+/// The account a link is asked to lead to, when it is not its own.
+fn asked_account(headers: &HeaderMap) -> Result<Option<AccountName>, Fault> {
+    let Some(account) = text(headers, "x-symlink-target-account") else {
+        return Ok(None);
+    };
+    let bad = || Fault::PreconditionFailed("Account name cannot contain slashes".to_owned());
+    percent_encoding::percent_decode_str(account)
+        .decode_utf8()
+        .ok()
+        .filter(|account| !account.contains('\0'))
+        .and_then(|account| account.parse().ok())
+        .map(Some)
+        .ok_or_else(bad)
 }
 
 /// The target a PUT asks for.
 fn asked_target(headers: &HeaderMap, own: &ObjectPath) -> Result<ObjectPath, Fault> {
     let raw = text(headers, "x-symlink-target").ok_or_else(bad_target)?;
     let (container, object) = parse_container_and_object(raw).map_err(|_malformed| bad_target())?;
-    let account = match text(headers, "x-symlink-target-account") {
-        Some(account) => percent_encoding::percent_decode_str(account)
-            .decode_utf8()
-            .ok()
-            .filter(|account| !account.contains('\0'))
-            .and_then(|account| account.parse().ok())
-            .ok_or_else(|| {
-                Fault::PreconditionFailed("Account name cannot contain slashes".to_owned())
-            })?,
-        None => own.account.clone(),
-    };
+    let account = asked_account(headers)?.unwrap_or_else(|| own.account.clone());
     let target = ObjectPath {
         account,
         container,
@@ -376,5 +417,40 @@ mod tests {
             ("x-symlink-target-account", "a%2Fb"),
         ];
         assert!(matches!(ask(&slash), Err(Fault::PreconditionFailed(_))));
+    }
+
+    #[test]
+    fn a_copied_link_leads_within_its_new_account_unless_an_account_is_said() {
+        let own = ObjectPath {
+            account: "AUTH_b".parse().unwrap(),
+            container: "c".parse().unwrap(),
+            object: "o".parse().unwrap(),
+        };
+        let path = "x-object-sysmeta-listing-symlink_path";
+        let mut copied = headers(&[(TARGET, "d/p"), (path, "/v1/AUTH_a/d/p")]);
+        settle_copy(&mut copied, &own).unwrap();
+        assert_eq!(text(&copied, path), Some("/v1/AUTH_b/d/p"));
+        assert_eq!(text(&copied, TARGET_ACCOUNT), None);
+        let mut copied = headers(&[(TARGET, "d/p"), ("x-symlink-target-account", "AUTH_a")]);
+        settle_copy(&mut copied, &own).unwrap();
+        assert_eq!(text(&copied, path), Some("/v1/AUTH_a/d/p"));
+        assert_eq!(text(&copied, TARGET_ACCOUNT), Some("AUTH_a"));
+        let mut own_target = headers(&[(TARGET, "c/o")]);
+        assert!(settle_copy(&mut own_target, &own).is_err());
+        let mut no_link = headers(&[("x-symlink-target-account", "a/b")]);
+        assert_eq!(settle_copy(&mut no_link, &own), Ok(()));
+    }
+
+    #[test]
+    fn a_static_link_has_the_tag_it_demands_and_a_version_its_own() {
+        let link = headers(&[(TARGET, "c/o"), (TARGET_ETAG, "t"), ("etag", "e")]);
+        assert_eq!(tag_of_target(&link), ("t", true));
+        assert_eq!(tag_of_target(&headers(&[("etag", "e")])), ("e", false));
+        let version = [
+            (super::super::versions::LINK, "true"),
+            ("x-object-sysmeta-listing-hash", "h"),
+            ("etag", "e"),
+        ];
+        assert_eq!(tag_of_target(&headers(&version)), ("h", false));
     }
 }

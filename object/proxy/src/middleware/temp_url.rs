@@ -10,8 +10,8 @@ use hmac::{Hmac, KeyInit as _, Mac as _};
 use http::request::Parts as Head;
 use http::{HeaderName, Method, header};
 use onggi_common_service::http::{Peer, Response};
-use onggi_object_model::path::encode_header;
-use onggi_object_model::{AccountName, ContainerPath, ObjectPath, Resource, StampedMetadata};
+use onggi_object_model::path::{encode_header, encode_rest, encode_segment};
+use onggi_object_model::{AccountName, ContainerPath, Resource, StampedMetadata};
 use sha1::Sha1;
 use sha2::{Sha256, Sha512};
 use std::net::IpAddr;
@@ -244,23 +244,21 @@ impl Asking {
         let refused = |_reason: ()| Fault::InvalidTempUrl {
             realm: resource.account().to_string(),
         };
-        let Resource::Object(path) = resource else {
-            return Err(refused(()));
-        };
+        let place = place(resource, request).ok_or(()).map_err(refused)?;
         let signature = signature.as_deref().and_then(Signature::parse);
         let expires = expires.as_deref().and_then(expiry);
         let (Some(signature), Some(expires)) = (signature, expires) else {
             return Err(refused(()));
         };
         let is_over = expires <= self.core.cluster.clock.now().to_utc().seconds();
-        let messages = messages(path, request, expires)
+        let messages = messages(&place, request, expires)
             .ok_or(())
             .map_err(refused)?;
         if is_over || !METHODS.contains(&request.method) {
             return Err(refused(()));
         }
         let mut scope = None;
-        for (key, opens) in self.signing_keys(&path.container_path()).await? {
+        for (key, opens) in self.signing_keys(&place.container).await? {
             // Every key and message is tried: how long it takes tells nothing.
             let mut holds = Choice::from(0);
             for message in &messages {
@@ -282,11 +280,68 @@ impl Asking {
         request.headers.remove(header::AUTHORIZATION);
         request.extensions.insert(TempUrl {
             expires,
-            disposition: disposition(path, request),
+            disposition: disposition(&place.object, request),
+            is_root: place.object.is_empty(),
+            links: links(request),
         });
+        // What is not signed changes nothing: neither a version nor a manifest can be asked for.
+        request.uri = request.uri.path().parse().unwrap_or_default();
         Ok(Some(scope))
     }
 }
+
+/// What a signed URL is for: an object, or the root of a container as a website when it is for all names.
+struct Place {
+    container: ContainerPath,
+    /// Empty for the root.
+    object: String,
+}
+
+fn place(resource: &Resource, request: &Head) -> Option<Place> {
+    match resource {
+        Resource::Account(_) => None,
+        Resource::Container(path) => {
+            let reads = matches!(request.method, Method::GET | Method::HEAD);
+            let is_for_all = parameter(request, "temp_url_prefix").as_deref() == Some("");
+            (reads && is_for_all).then(|| Place {
+                container: path.clone(),
+                object: String::new(),
+            })
+        }
+        Resource::Object(path) => Some(Place {
+            container: path.container_path(),
+            object: path.object.as_str().to_owned(),
+        }),
+    }
+}
+
+/// Carries the signature of all names with a prefix on to the links of a page that is made below it.
+#[derive(Debug, Clone)]
+pub(crate) struct Links {
+    /// The prefix that is signed.
+    pub(crate) prefix: String,
+    /// The query, percent-encoded, its parameters apart by `&`.
+    pub(crate) query: String,
+}
+
+fn links(request: &Head) -> Option<Links> {
+    let prefix = parameter(request, "temp_url_prefix")?;
+    let mut parts = vec![format!("temp_url_prefix={}", encode_rest(&prefix))];
+    for name in ["temp_url_expires", "temp_url_sig", "temp_url_ip_range"] {
+        if let Some(value) = parameter(request, name) {
+            parts.push(format!("{name}={}", encode_segment(&value)));
+        }
+    }
+    if parameter(request, "inline").is_some() {
+        parts.push("inline".to_owned());
+    }
+    let query = parts.join("&");
+    Some(Links { prefix, query })
+}
+
+/// Beside an answer: a page of a website, made for a directory.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct DirectoryPage;
 
 /// Beside a request that came by a signed URL.
 #[derive(Debug, Clone)]
@@ -294,13 +349,37 @@ pub(crate) struct TempUrl {
     expires: u64,
     /// The `Content-Disposition` of the answer; without one what the object has stays.
     disposition: Option<String>,
+    /// Whether it is for a container's root.
+    is_root: bool,
+    pub(crate) links: Option<Links>,
 }
 
 impl TempUrl {
-    /// What a signed URL changes in an answer.
-    pub(crate) fn finish(&self, response: &mut Response) {
+    /// Stands beside a request that asks for a page, as its query has it.
+    #[cfg(test)]
+    pub(crate) fn for_page(request: &Head) -> Option<Self> {
+        Some(Self {
+            expires: 0,
+            disposition: None,
+            is_root: false,
+            links: Some(links(request)?),
+        })
+    }
+
+    /// What a signed URL changes in an answer. The root of a container answers as a website only.
+    pub(crate) fn finish(
+        &self,
+        mut response: Response,
+        resource: &Resource,
+    ) -> Result<Response, Fault> {
         if !response.status().is_success() {
-            return;
+            return Ok(response);
+        }
+        let is_page = response.extensions().get::<DirectoryPage>().is_some();
+        if self.is_root && !is_page {
+            return Err(Fault::InvalidTempUrl {
+                realm: resource.account().to_string(),
+            });
         }
         let headers = response.headers_mut();
         let private: Vec<HeaderName> = headers
@@ -314,11 +393,13 @@ impl TempUrl {
         for name in private {
             headers.remove(name);
         }
-        if let Some(disposition) = &self.disposition {
+        let disposition = self.disposition.as_deref();
+        if let Some(disposition) = disposition.map(|own| if is_page { "inline" } else { own }) {
             set(headers, header::CONTENT_DISPOSITION, disposition);
         }
         let expires = onggi_object_model::precondition::http_date(self.expires);
         set(headers, header::EXPIRES, &expires);
+        Ok(response)
     }
 }
 
@@ -340,7 +421,7 @@ fn quoted(name: &str) -> String {
     )
 }
 
-fn disposition(path: &ObjectPath, request: &Head) -> Option<String> {
+fn disposition(object: &str, request: &Head) -> Option<String> {
     if !matches!(request.method, Method::GET | Method::HEAD) {
         return None;
     }
@@ -351,7 +432,7 @@ fn disposition(path: &ObjectPath, request: &Head) -> Option<String> {
         (true, Some(name)) => Some(format!("inline; {}", quoted(&name))),
         (false, Some(name)) => Some(format!("attachment; {}", quoted(&name))),
         (false, None) => {
-            let name = path.object.as_str().trim_end_matches('/');
+            let name = object.trim_end_matches('/');
             let last = name.rsplit('/').next().unwrap_or(name);
             Some(format!("attachment; {}", quoted(last)))
         }
@@ -359,14 +440,14 @@ fn disposition(path: &ObjectPath, request: &Head) -> Option<String> {
 }
 
 /// The texts a signature may be over: a HEAD is allowed by what allows a GET, PUT or POST as well.
-fn messages(path: &ObjectPath, request: &Head, expires: u64) -> Option<Vec<String>> {
-    let place = format!("/v1/{}/{}/", path.account, path.container);
+fn messages(at: &Place, request: &Head, expires: u64) -> Option<Vec<String>> {
+    let place = format!("/v1{}/", at.container);
     let signed_path = match parameter(request, "temp_url_prefix") {
-        Some(prefix) if path.object.as_str().starts_with(&prefix) => {
+        Some(prefix) if at.object.starts_with(&prefix) => {
             format!("prefix:{place}{prefix}")
         }
         Some(_) => return None,
-        None => format!("{place}{}", path.object),
+        None => format!("{place}{}", at.object),
     };
     let range = match parameter(request, "temp_url_ip_range") {
         Some(range) => {
@@ -456,6 +537,30 @@ mod tests {
         assert!(!covers(&container, "/v1/AUTH_a/d/o") && !covers(&container, "/v1/AUTH_b/c/o"));
         let hidden = Resource::Container(crate::middleware::versions::hidden(&own).unwrap());
         assert!(!account.covers(&hidden) && !container.covers(&hidden));
+    }
+
+    #[test]
+    fn the_root_of_a_container_is_signed_for_readers_of_all_names_and_links_carry_the_signature_on()
+    {
+        let ask = |method: Method, target: &str| {
+            let request = http::Request::builder().method(method).uri(target);
+            let request = request.body(()).unwrap().into_parts().0;
+            let resource = Resource::parse(request.uri.path()).unwrap();
+            let object = place(&resource, &request).map(|place| place.object);
+            (object, links(&request).map(|links| links.query))
+        };
+        let query = "temp_url_sig=ab&temp_url_expires=2026-01-01T00%3A00%3A00Z&temp_url_prefix=";
+        let (object, links) = ask(Method::GET, &format!("/v1/a/c?{query}&inline"));
+        assert_eq!(object.as_deref(), Some(""));
+        assert_eq!(
+            links.unwrap(),
+            "temp_url_prefix=&temp_url_expires=2026-01-01T00%3A00%3A00Z&temp_url_sig=ab&inline"
+        );
+        assert_eq!(ask(Method::PUT, &format!("/v1/a/c?{query}")).0, None);
+        assert_eq!(ask(Method::GET, &format!("/v1/a/c?{query}x")).0, None);
+        assert_eq!(ask(Method::GET, "/v1/a/c?temp_url_sig=ab"), (None, None));
+        assert_eq!(ask(Method::GET, "/v1/a?temp_url_prefix=").0, None);
+        assert_eq!(ask(Method::PUT, "/v1/a/c/o").0.as_deref(), Some("o"));
     }
 
     #[test]

@@ -225,7 +225,9 @@ impl Asking {
                 Some((HeaderName::from_static(name), value))
             })
             .collect();
-        if !head.headers.contains_key(header::CONTENT_TYPE) {
+        // A version's name has another ending than the object's. A link takes its target's type, and knows how.
+        let is_link = head.headers.contains_key("x-symlink-target");
+        if !is_link && !head.headers.contains_key(header::CONTENT_TYPE) {
             let kind = crate::object::put::guess(place.path.object.as_str());
             set(&mut head.headers, header::CONTENT_TYPE, kind);
         }
