@@ -111,6 +111,17 @@ pub struct System {
     temporary: Option<tempfile::TempDir>,
 }
 
+/// The folder of this package's sources, where the scenarios' own files are. It is asked when it runs: a build that
+/// another clone of the same source made is taken as it is.
+///
+/// # Errors
+/// When this was not started by cargo.
+pub fn sources() -> Result<PathBuf> {
+    std::env::var_os("CARGO_MANIFEST_DIR")
+        .map(PathBuf::from)
+        .context("CARGO_MANIFEST_DIR is not set: run this with cargo")
+}
+
 /// A program of this build.
 ///
 /// # Errors

@@ -408,14 +408,21 @@ fn steers(attached: &Attached, disk: &str) -> Result<()> {
     let guest = &attached.guest;
     let told = guest.run(&format!("sg_rtpg --decode {disk}"))?;
     ensure!(told.contains("active/optimized"), "{told}");
-    guest.run(&format!("sg_stpg --nonoptimized {disk}"))?;
+    guest.run(&format!("sg_stpg --active {disk}"))?;
     let told = guest.run(&format!("sg_rtpg --decode {disk}"))?;
     ensure!(told.contains("active/non optimized"), "{told}");
-    let standby = guest.ask(&format!("sg_stpg --standby {disk}"))?;
+    // The tool sees by what is told that this is not offered; the raw command is refused.
+    guest.run(&format!("sg_stpg --standby {disk}"))?;
+    guest.run("printf '\\0\\0\\0\\0\\2\\0\\0\\1' > /tmp/standby")?;
+    let standby = guest.ask(&format!(
+        "sg_raw -s 8 -i /tmp/standby {disk} a4 0a 00 00 00 00 00 00 00 08 00 00"
+    ))?;
     ensure!(
         standby.status != 0,
         "a port group could be shut: {standby:?}"
     );
+    let told = guest.run(&format!("sg_rtpg --decode {disk}"))?;
+    ensure!(told.contains("active/non optimized"), "{told}");
     guest.run(&format!("sg_stpg --optimized {disk}")).map(drop)
 }
 

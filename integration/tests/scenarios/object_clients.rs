@@ -5,7 +5,7 @@ use crate::object::{LOGIN, random_file, system, text};
 use crate::{Outcome, Scenario};
 use anyhow::{Context as _, Result, ensure};
 use onggi_common_host::durable::{self, Visibility};
-use onggi_integration::system::{System, run};
+use onggi_integration::system::{System, run, sources};
 use std::path::{Path, PathBuf};
 
 pub(crate) const SCENARIOS: &[Scenario] = &[
@@ -204,7 +204,7 @@ fn rclone_sync() -> Result<Outcome> {
 fn openstack_sdk() -> Result<Outcome> {
     let python = need!(stock_client("python"));
     let system = system()?;
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("object_sdk.py");
+    let script = sources()?.join("object_sdk.py");
     run(&python, &[path_text(&script)?], &system.openrc("demo")?)?;
     Ok(Outcome::Passed)
 }

@@ -191,16 +191,17 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("object-objctl", &["common-units", "object-model"]),
 ];
 
-fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
+fn root() -> Result<PathBuf> {
+    let sources = onggi_integration::system::sources()?;
+    sources
         .parent()
         .map(Path::to_owned)
-        .unwrap_or_default()
+        .context("the package is in no folder")
 }
 
 fn packages() -> Result<Vec<Value>> {
     let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
-    let manifest = root().join("Cargo.toml");
+    let manifest = root()?.join("Cargo.toml");
     let output = Run::new(cargo)
         .args([
             "metadata",
@@ -356,7 +357,7 @@ fn files() -> Result<Outcome> {
 }
 
 fn words() -> Result<Outcome> {
-    let root = root();
+    let root = root()?;
     if !root.join(".git").exists() {
         return Ok(Outcome::Skipped("this is no git checkout".to_owned()));
     }
