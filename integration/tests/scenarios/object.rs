@@ -10,6 +10,8 @@ use onggi_common_host::entropy::{Entropy as _, SystemEntropy};
 use onggi_integration::system::{ObjectOptions, Options, System, User, program, run};
 use rustix::process::{Pid, Signal};
 use serde_json::Value;
+use std::io::{Read as _, Write as _};
+use std::net::{Shutdown, TcpStream};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -34,6 +36,10 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     (
         "object::wrong_requests_get_the_status_clients_expect",
         wrong_requests,
+    ),
+    (
+        "object::an_upload_that_breaks_off_changes_nothing",
+        broken_off,
     ),
     ("object::a_storage_port_answers_nobody_else", storage_port),
     ("object::a_served_cluster_describes_itself", served_cluster),
@@ -377,6 +383,37 @@ fn everything_killed() -> Result<Outcome> {
     Ok(Outcome::Passed)
 }
 
+// A body shorter than its Content-Length, small and past what is kept in the database.
+fn broken_off() -> Result<Outcome> {
+    let system = system()?;
+    let curl = Curl::login(&system, LOGIN)?;
+    curl.put("/c", "")?;
+    curl.put("/c/old", "jar")?;
+    let account = curl.url.rsplit('/').next().context("no account")?;
+    for (name, sent) in [("new", 3), ("old", 3), ("old", 3 << 20)] {
+        let mut socket = TcpStream::connect(system.addresses.objects)?;
+        socket.set_read_timeout(Some(Duration::from_secs(20)))?;
+        write!(
+            socket,
+            "PUT /v1/{account}/c/{name} HTTP/1.1\r\nHost: x\r\nX-Auth-Token: {}\r\nContent-Length: {}\r\n\r\n",
+            curl.token,
+            sent + 1
+        )?;
+        socket.write_all(&vec![b'n'; sent])?;
+        socket.shutdown(Shutdown::Write)?;
+        let mut answer = String::new();
+        // 499, or nothing any more.
+        drop(socket.read_to_string(&mut answer));
+        ensure!(!answer.starts_with("HTTP/1.1 2"), "{name}: {answer}");
+    }
+    let (status, _) = curl.call("/c/new", &[])?;
+    ensure!(status == 404, "an upload that broke off is there: {status}");
+    ensure!(curl.download("/c/old")? == b"jar", "the old bytes are gone");
+    let (_, listing) = curl.call("/c", &[])?;
+    ensure!(listing == "old\n", "{listing:?}");
+    Ok(Outcome::Passed)
+}
+
 fn wrong_requests() -> Result<Outcome> {
     let system = system()?;
     let curl = Curl::login(&system, LOGIN)?;
@@ -473,7 +510,7 @@ fn made_again(curl: &Curl) -> Result<()> {
 /// A client that promises ten bytes, sends three and goes leaves nothing behind.
 fn short_body(system: &System, curl: &Curl) -> Result<()> {
     use std::io::Write as _;
-    let mut stream = std::net::TcpStream::connect(system.addresses.objects)?;
+    let mut stream = TcpStream::connect(system.addresses.objects)?;
     let path = curl.url.splitn(4, '/').nth(3).context("path")?;
     write!(
         stream,
