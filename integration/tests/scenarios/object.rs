@@ -475,7 +475,6 @@ fn wrong_requests() -> Result<Outcome> {
     ensure!(status == 200 && body == "jar", "{status} {body}");
     let (_, listing) = curl.call("/c", &[])?;
     ensure!(listing == "../../etc/passwd\nthere\n", "{listing:?}");
-    short_body(&system, &curl)?;
     made_again(&curl)?;
     Ok(Outcome::Passed)
 }
@@ -504,22 +503,6 @@ fn made_again(curl: &Curl) -> Result<()> {
         !head.contains("x-container-read") && !head.contains("jar"),
         "{head}"
     );
-    Ok(())
-}
-
-/// A client that promises ten bytes, sends three and goes leaves nothing behind.
-fn short_body(system: &System, curl: &Curl) -> Result<()> {
-    use std::io::Write as _;
-    let mut stream = TcpStream::connect(system.addresses.objects)?;
-    let path = curl.url.splitn(4, '/').nth(3).context("path")?;
-    write!(
-        stream,
-        "PUT /{path}/c/short HTTP/1.1\r\nHost: x\r\nX-Auth-Token: {}\r\nContent-Length: 10\r\n\r\njar",
-        curl.token
-    )?;
-    drop(stream);
-    let (status, _) = curl.call("/c/short", &[])?;
-    ensure!(status == 404, "half an object was stored: {status}");
     Ok(())
 }
 
