@@ -198,6 +198,8 @@ pub enum MediaFailure {
 pub enum MediaResult {
     /// Done.
     Done,
+    /// Not just now: the initiator sends it again.
+    Busy,
     /// The data differs, first at this byte of it.
     Miscompare {
         /// Counted from the start of the data.
@@ -257,6 +259,7 @@ impl MediaOp {
                 } => Response::data(log::provisioning(*usage, *capacity, *pointer, *allocation)),
                 _ => check(Sense::INTERNAL_FAILURE),
             },
+            MediaResult::Busy => Response::status(Status::Busy),
             MediaResult::Failed(failure) => check(match failure {
                 MediaFailure::Read => Sense::READ_ERROR,
                 MediaFailure::Write => Sense::WRITE_ERROR,

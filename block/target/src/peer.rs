@@ -11,7 +11,7 @@ use crate::access::Seeker;
 use crate::copying;
 use crate::mailbox::{ConnectionId, Mailbox};
 use crate::media_pool::{DurableReply, MediaPool, ReplyTo};
-use crate::medium::{Buffers, Finished, ShareIndex, try_inline};
+use crate::medium::{Buffers, Finished, ShareIndex, lend, try_inline};
 use crate::portal::Entrance;
 use crate::redirect::Redirects;
 use crate::registry::Registry;
@@ -21,7 +21,7 @@ use bytes::Bytes;
 use login::Offered;
 use management::{Abort, Awaited};
 use onggi_block_iscsi::connection::{SendTargets, TargetFilter, TargetRecord};
-use onggi_block_iscsi::pdu::EncodedPdu;
+use onggi_block_iscsi::pdu::{EncodedPdu, LentData};
 use onggi_block_iscsi::{
     CloseReason, Command, Completion, Connection, Event, IscsiName, TargetConfig, TaskId,
 };
@@ -328,6 +328,13 @@ impl Peer {
                     let copy = (plan.clone(), work);
                     thread.shared.pool.copy(copy, &unit, to());
                     self.hold(task, op, wanted_bytes, held_bytes);
+                    return;
+                }
+                if self.connection.can_lend()
+                    && let Some((loan, length)) = lend(&job)
+                {
+                    let lent = LentData::new(Arc::new(loan), length);
+                    self.connection.complete_lent(task, lent, wanted_bytes);
                     return;
                 }
                 match try_inline(job, thread.share, &thread.buffers) {

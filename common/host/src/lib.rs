@@ -8,6 +8,7 @@ pub mod durable;
 pub mod entropy;
 pub mod helper;
 pub mod loopback;
+pub mod page_cache;
 pub mod run;
 
 pub use clock::{Clock, SystemClock};

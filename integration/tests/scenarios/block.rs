@@ -29,6 +29,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         control_killed,
     ),
     ("block::io_outlives_a_killed_target", target_killed),
+    ("block::an_operator_drains_the_target", drained),
     ("block::wrong_commands_say_what_to_do", wrong_commands),
     (
         "block::a_volume_is_never_left_half_made",
@@ -444,6 +445,50 @@ fn target_killed() -> Result<Outcome> {
         for _ in 0..2 {
             system.kill("target")?;
             system.await_health("30s")?;
+        }
+        Ok(())
+    })?;
+    volctl.run(&["detach", "v1"])?;
+    Ok(Outcome::Passed)
+}
+
+/// `onggid export` against one system.
+fn export(system: &System, arguments: &[&str]) -> Result<String> {
+    let config = system.config().display().to_string();
+    let arguments = [&["export"], arguments, &["--config", &config]].concat();
+    let output = run(&program("onggid")?, &arguments, &[])?;
+    Ok(String::from_utf8(output.stdout)?)
+}
+
+fn drained() -> Result<Outcome> {
+    need!(local_attach());
+    let system = system("file")?;
+    let volctl = Volctl::new(&system)?;
+    let id = volctl.create("v1", "1")?;
+    let refused = export(&system, &["drain", &id]).err();
+    let refused = refused.context("what is not exported was drained")?;
+    ensure!(
+        format!("{refused:#}").contains("onggid export list"),
+        "{refused:#}"
+    );
+    let device = volctl.attach("v1")?;
+    let told: Value = serde_json::from_str(&export(&system, &["list", "--json"])?)?;
+    ensure!(
+        told[0]["volume"] == id.as_str() && told[0]["sessions"] == 1,
+        "{told}"
+    );
+    let name = told[0]["iqn"].as_str().context("no name")?;
+    let sessions = || export(&system, &["sessions"]);
+    ensure!(sessions()?.contains(name), "{}", sessions()?);
+    io_while(&device, || {
+        export(&system, &["drain", &id, "--within", "5s"])?;
+        ensure!(sessions()?.is_empty(), "still there: {}", sessions()?);
+        export(&system, &["serve", name])?;
+        // The attachment comes back by itself, and what was written meanwhile was held.
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while sessions()?.is_empty() {
+            ensure!(Instant::now() < deadline, "the session is not back");
+            std::thread::sleep(Duration::from_millis(50));
         }
         Ok(())
     })?;

@@ -10,11 +10,12 @@ use super::event::{
 };
 use super::exchange::{Exchange, ReplyForm};
 use super::outbox::Outbox;
+use super::read_data::ReadData;
 use super::task::{DataFault, Task, TaskState, Tasks, Transfer};
 use crate::login::Negotiated;
 use crate::name::{Cid, InitiatorTaskTag, LunField, TargetTransferTag};
 use crate::pdu::{
-    DataIn, DataInStatus, DataOut, NopIn, NopOut, Pdu, R2t, RejectReason, RequestSn, Residual,
+    DataIn, DataInStatus, DataOut, LentData, NopIn, NopOut, Pdu, R2t, RejectReason, Residual,
     ScsiCommand, ScsiResponse, TaskManagementRequest,
 };
 use crate::serial::DataSn;
@@ -115,6 +116,9 @@ impl FullFeature {
     pub(super) fn receive(&mut self, pdu: Pdu, now: Duration, out: &mut Outbox) -> Outcome {
         self.last_heard = now;
         self.pinged_at = None;
+        if let Some(exp_stat_sn) = pdu.exp_stat_sn() {
+            out.acknowledged(exp_stat_sn);
+        }
         match &pdu {
             Pdu::DataOut(data) => {
                 self.last_data = now;
@@ -127,7 +131,7 @@ impl FullFeature {
             }
             _ => {}
         }
-        let Some(sn) = request_sn(&pdu) else {
+        let Some(sn) = pdu.request_sn() else {
             return protocol("a PDU that only targets send");
         };
         if sn.is_immediate {
@@ -373,10 +377,33 @@ impl FullFeature {
         let read_bytes = usize::try_from(task.read_bytes()).unwrap_or(usize::MAX);
         let mut completion = completion;
         completion.data.truncate(read_bytes);
-        if completion.data.is_empty() {
-            self.respond(&mut task, &completion, out);
+        let data = ReadData::Held(core::mem::take(&mut completion.data));
+        self.finish(&mut task, &completion, data, out);
+    }
+
+    /// Ends a read with GOOD and data that the shell sends itself.
+    pub(super) fn complete_lent(
+        &mut self,
+        id: TaskId,
+        mut lent: LentData,
+        wanted_bytes: u64,
+        out: &mut Outbox,
+    ) {
+        let Some(mut task) = self.tasks.remove_by_id(id) else {
+            return;
+        };
+        self.release(&task, out);
+        self.open_window();
+        lent.truncate(task.read_bytes());
+        let completion = Completion::taken(wanted_bytes);
+        self.finish(&mut task, &completion, ReadData::Lent(lent), out);
+    }
+
+    fn finish(&self, task: &mut Task, completion: &Completion, data: ReadData, out: &mut Outbox) {
+        if data.is_empty() {
+            self.respond(task, completion, out);
         } else {
-            self.send_data(&mut task, completion, out);
+            self.send_data(task, completion, data, out);
         }
     }
 
@@ -395,18 +422,19 @@ impl FullFeature {
     }
 
     /// Sends a read's data, cut to data segments and bursts; the last one carries a status without sense data.
-    fn send_data(&self, task: &mut Task, completion: Completion, out: &mut Outbox) {
+    fn send_data(
+        &self,
+        task: &mut Task,
+        completion: &Completion,
+        mut data: ReadData,
+        out: &mut Outbox,
+    ) {
         let is_collapsed = completion.sense.is_empty();
-        let residual = residual(task, &completion);
-        let mut data = completion.data.clone();
+        let residual = residual(task, completion);
         let (mut offset, mut burst_left) = (0u32, self.agreed.burst_bytes_max);
         while !data.is_empty() {
             let segment = self.agreed.send_data_segment_bytes_max.min(burst_left);
-            let length = data
-                .len()
-                .min(usize::try_from(segment).unwrap_or(usize::MAX));
-            let part = data.split_to(length);
-            let part_bytes = u32::try_from(length).unwrap_or(u32::MAX);
+            let (part, part_bytes) = data.split_to(segment);
             burst_left = burst_left.saturating_sub(part_bytes);
             let is_last = data.is_empty();
             let is_final = is_last || burst_left == 0;
@@ -415,26 +443,29 @@ impl FullFeature {
                 status: completion.status,
                 residual,
             });
-            out.send(Pdu::DataIn(DataIn {
-                exp_cmd_sn: self.window.expected(),
-                max_cmd_sn: self.window.last(),
-                is_final,
-                wants_acknowledgement: false,
-                status,
-                lun: LunField::default(),
-                tag: task.command.tag,
-                transfer_tag: TargetTransferTag::NONE,
-                data_sn: task.data_sn.take(),
-                offset,
-                data: part,
-            }));
+            part.send(
+                DataIn {
+                    exp_cmd_sn: self.window.expected(),
+                    max_cmd_sn: self.window.last(),
+                    is_final,
+                    wants_acknowledgement: false,
+                    status,
+                    lun: LunField::default(),
+                    tag: task.command.tag,
+                    transfer_tag: TargetTransferTag::NONE,
+                    data_sn: task.data_sn.take(),
+                    offset,
+                    data: Bytes::new(),
+                },
+                out,
+            );
             offset = offset.saturating_add(part_bytes);
             if is_final {
                 burst_left = self.agreed.burst_bytes_max;
             }
         }
         if !is_collapsed {
-            self.respond(task, &completion, out);
+            self.respond(task, completion, out);
         }
     }
 
@@ -547,17 +578,5 @@ const fn sense_of(fault: DataFault) -> &'static [u8; 18] {
         DataFault::Unexpected => &UNEXPECTED_UNSOLICITED_DATA,
         DataFault::OutOfOrder => &DATA_PHASE_ERROR,
         DataFault::WrongAmount => &INCORRECT_AMOUNT_OF_DATA,
-    }
-}
-
-/// The sequence numbers of a request that has a place in the order.
-const fn request_sn(pdu: &Pdu) -> Option<RequestSn> {
-    match pdu {
-        Pdu::NopOut(pdu) => Some(pdu.sn),
-        Pdu::ScsiCommand(pdu) => Some(pdu.sn),
-        Pdu::TaskManagementRequest(pdu) => Some(pdu.sn),
-        Pdu::TextRequest(pdu) => Some(pdu.sn),
-        Pdu::LogoutRequest(pdu) => Some(pdu.sn),
-        _ => None,
     }
 }

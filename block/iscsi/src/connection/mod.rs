@@ -11,6 +11,7 @@ mod event;
 mod exchange;
 mod full;
 mod outbox;
+mod read_data;
 mod task;
 #[cfg(test)]
 mod tests;
@@ -26,8 +27,8 @@ use crate::login::target::{LoginReply, LoginStep, TargetLogin};
 use crate::login::{ChapPolicy, Offer};
 use crate::name::{InitiatorTaskTag, Isid, LunField};
 use crate::pdu::{
-    EncodedPdu, Framing, LoginRequest, LoginResponse, Pdu, PduDecoder, PduError, RejectReason,
-    TaskManagementResponseCode,
+    EncodedPdu, Framing, LentData, LoginRequest, LoginResponse, Pdu, PduDecoder, PduError,
+    RejectReason, TaskManagementResponseCode,
 };
 use crate::serial::CmdSn;
 use crate::window::CommandWindow;
@@ -262,6 +263,22 @@ impl Connection {
     pub fn complete(&mut self, task: TaskId, completion: Completion) {
         if let Phase::FullFeature(full) = &mut self.phase {
             full.complete(task, completion, &mut self.out);
+        }
+    }
+
+    /// Whether [`Connection::complete_lent`] may be used: the session is in full feature phase without data digests.
+    #[must_use]
+    pub fn can_lend(&self) -> bool {
+        matches!(self.phase, Phase::FullFeature(_)) && self.out.can_lend()
+    }
+
+    /// Ends a read with GOOD and data that the shell sends itself, where [`EncodedPdu::lent`] says so. Where this
+    /// cannot be ([`Connection::can_lend`]) the connection ends.
+    pub fn complete_lent(&mut self, task: TaskId, lent: LentData, wanted_bytes: u64) {
+        if !self.can_lend() {
+            self.close();
+        } else if let Phase::FullFeature(full) = &mut self.phase {
+            full.complete_lent(task, lent, wanted_bytes, &mut self.out);
         }
     }
 

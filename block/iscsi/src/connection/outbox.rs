@@ -2,12 +2,16 @@
 
 use super::event::{Event, TaskId};
 use crate::pdu::{
-    BHS_BYTES, EncodedPdu, Framing, Pdu, PduEncoder, Reject, RejectReason, ResponseSn,
+    BHS_BYTES, DataIn, EncodedPdu, Framing, LentData, Pdu, PduEncoder, Reject, RejectReason,
+    ResponseSn,
 };
 use crate::serial::{DataSn, StatSn};
 use crate::window::CommandWindow;
 use bytes::Bytes;
 use std::collections::VecDeque;
+
+/// With so many reads whose data was lent and whose arrival the initiator has not told, nothing more is lent.
+const LOANS_MAX: usize = 256;
 
 /// PDUs are encoded as they are queued, so that what was agreed in between holds only for what comes after.
 #[derive(Debug)]
@@ -16,6 +20,8 @@ pub(super) struct Outbox {
     pdus: VecDeque<EncodedPdu>,
     backlog_bytes: usize,
     events: VecDeque<Event>,
+    /// Lent data that the initiator may still be taking, until it acknowledges the status that came with it.
+    loans: VecDeque<(StatSn, LentData)>,
     has_sent: bool,
     /// The header of the PDU that is being taken, for a Reject.
     pub(super) last_bhs: [u8; BHS_BYTES],
@@ -30,6 +36,7 @@ impl Outbox {
             pdus: VecDeque::new(),
             backlog_bytes: 0,
             events: VecDeque::new(),
+            loans: VecDeque::new(),
             has_sent: false,
             last_bhs: [0; BHS_BYTES],
             stat_sn: StatSn::default(),
@@ -41,7 +48,31 @@ impl Outbox {
     }
 
     pub(super) fn send(&mut self, pdu: Pdu) {
-        let encoded = self.encoder.encode(pdu);
+        self.queue(self.encoder.encode(pdu));
+    }
+
+    /// Whether a PDU's data may be lent: nothing is said about its bytes.
+    pub(super) fn can_lend(&self) -> bool {
+        !self.encoder.framing().has_data_digest && self.loans.len() < LOANS_MAX
+    }
+
+    pub(super) fn send_lent(&mut self, header: DataIn, lent: LentData) {
+        if let Some(status) = &header.status {
+            self.loans.push_back((status.stat_sn, lent.clone()));
+        }
+        self.queue(self.encoder.encode_lent(Pdu::DataIn(header), lent));
+    }
+
+    /// All statuses before this one have arrived, and so has what came before them.
+    pub(super) fn acknowledged(&mut self, exp_stat_sn: StatSn) {
+        while let Some((stat_sn, _)) = self.loans.front()
+            && *stat_sn < exp_stat_sn
+        {
+            self.loans.pop_front();
+        }
+    }
+
+    fn queue(&mut self, encoded: EncodedPdu) {
         self.backlog_bytes = self.backlog_bytes.saturating_add(encoded.len());
         self.has_sent = true;
         self.pdus.push_back(encoded);

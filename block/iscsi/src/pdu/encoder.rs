@@ -4,6 +4,8 @@ use super::bhs::BHS_BYTES;
 use super::{DATA_SEGMENT_BYTES_MAX, Framing, Pdu};
 use crate::digest::{self, DIGEST_BYTES};
 use bytes::Bytes;
+use core::any::Any;
+use std::sync::Arc;
 
 /// Turns PDUs into bytes.
 #[derive(Debug, Clone, Copy)]
@@ -21,17 +23,73 @@ enum Head {
     Long(Vec<u8>),
 }
 
+/// Data of a read that only the shell has: a range of what it knows as its source. It sends it from there, at the
+/// place of the payload, so that the bytes never come through here.
+#[derive(Debug, Clone)]
+pub struct LentData {
+    source: Arc<dyn Any + Send + Sync>,
+    offset: u64,
+    length: u32,
+}
+
+impl LentData {
+    /// All of a source that has so many bytes.
+    #[must_use]
+    pub const fn new(source: Arc<dyn Any + Send + Sync>, length: u32) -> Self {
+        Self {
+            source,
+            offset: 0,
+            length,
+        }
+    }
+
+    /// What the shell gave.
+    #[must_use]
+    pub const fn source(&self) -> &Arc<dyn Any + Send + Sync> {
+        &self.source
+    }
+
+    /// Where in its source it begins.
+    #[must_use]
+    pub const fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    /// How many bytes it has.
+    #[must_use]
+    pub const fn length(&self) -> u32 {
+        self.length
+    }
+
+    pub(crate) fn truncate(&mut self, length: u32) {
+        self.length = self.length.min(length);
+    }
+
+    /// The first so many bytes, at most what there is; the rest stays.
+    pub(crate) fn split_to(&mut self, length: u32) -> Self {
+        let length = length.min(self.length);
+        let first = Self {
+            length,
+            ..self.clone()
+        };
+        self.offset = self.offset.saturating_add(u64::from(length));
+        self.length = self.length.saturating_sub(length);
+        first
+    }
+}
+
 /// A PDU as the pieces to be sent one after another: header, payload, padding with digest.
 #[derive(Debug, Clone)]
 pub struct EncodedPdu {
     head: Head,
     data: Bytes,
+    lent: Option<LentData>,
     padding: &'static [u8],
     digest: Option<[u8; DIGEST_BYTES]>,
 }
 
 impl EncodedPdu {
-    /// The pieces, for a gathering write. Some are empty.
+    /// The pieces, for a gathering write. Some are empty. What is lent goes after the second of them.
     #[must_use]
     pub fn slices(&self) -> [&[u8]; 4] {
         let digest = self
@@ -49,18 +107,27 @@ impl EncodedPdu {
         }
     }
 
-    /// The payload, shared, not copied.
+    /// The payload, shared, not copied; empty when it is lent.
     #[must_use]
     pub const fn payload(&self) -> &Bytes {
         &self.data
     }
 
-    /// The length of all pieces.
+    /// The payload that only the shell has, if this is such a PDU.
+    #[must_use]
+    pub const fn lent(&self) -> Option<&LentData> {
+        self.lent.as_ref()
+    }
+
+    /// The length of all pieces, with what is lent.
     #[must_use]
     pub fn len(&self) -> usize {
+        let lent = self.lent.as_ref().map_or(0, LentData::length);
         self.slices()
             .iter()
-            .fold(0, |sum, slice| sum.saturating_add(slice.len()))
+            .fold(usize::try_from(lent).unwrap_or(usize::MAX), |sum, slice| {
+                sum.saturating_add(slice.len())
+            })
     }
 
     /// Never: a PDU has at least its header.
@@ -69,7 +136,7 @@ impl EncodedPdu {
         false
     }
 
-    /// All pieces in one vector, for where gathering does not matter.
+    /// All pieces in one vector, without what is lent, for where gathering does not matter.
     #[must_use]
     pub fn to_vec(&self) -> Vec<u8> {
         self.slices().concat()
@@ -100,8 +167,29 @@ impl PduEncoder {
     /// When the payload is longer than a data segment can be: whoever makes PDUs cuts them to what was agreed.
     #[must_use]
     pub fn encode(&self, pdu: Pdu) -> EncodedPdu {
+        self.encode_with(pdu, None)
+    }
+
+    /// The pieces of a PDU without data, in whose place something lent is sent.
+    ///
+    /// # Panics
+    /// As for [`PduEncoder::encode`], when the PDU has data of its own, and when data digests were agreed: the digest of
+    /// what is not here cannot be told.
+    #[must_use]
+    pub fn encode_lent(&self, pdu: Pdu, lent: LentData) -> EncodedPdu {
+        assert!(!self.framing.has_data_digest, "a digest of lent data");
+        self.encode_with(pdu, Some(lent))
+    }
+
+    fn encode_with(&self, pdu: Pdu, lent: Option<LentData>) -> EncodedPdu {
         let (mut bhs, ahs, data) = pdu.into_parts();
-        let data_bytes = u32::try_from(data.len()).unwrap_or(u32::MAX);
+        let data_bytes = match &lent {
+            Some(lent) => {
+                assert!(data.is_empty(), "lent data beside data");
+                lent.length()
+            }
+            None => u32::try_from(data.len()).unwrap_or(u32::MAX),
+        };
         assert!(
             data_bytes <= DATA_SEGMENT_BYTES_MAX,
             "a data segment of {data_bytes} bytes"
@@ -136,6 +224,7 @@ impl PduEncoder {
         EncodedPdu {
             head,
             data,
+            lent,
             padding,
             digest,
         }

@@ -28,7 +28,7 @@ pub(crate) mod tests;
 pub use bhs::BHS_BYTES;
 pub use data::{DataIn, DataInStatus, DataOut, R2t};
 pub use decoder::{AHS_BYTES_MAX, PduDecoder};
-pub use encoder::{EncodedPdu, PduEncoder};
+pub use encoder::{EncodedPdu, LentData, PduEncoder};
 pub use login::{LoginRequest, LoginResponse};
 pub use request::{LogoutReason, LogoutRequest, NopOut, RequestSn, SnackRequest, TextRequest};
 pub use response::{
@@ -41,6 +41,7 @@ pub use task_management::{
     TaskManagementResponseCode,
 };
 
+use crate::serial::StatSn;
 use bhs::Bhs;
 use bytes::Bytes;
 
@@ -197,6 +198,26 @@ pub(crate) mod opcode {
 }
 
 impl Pdu {
+    /// The sequence numbers of a request that has a place in the order.
+    pub(crate) const fn request_sn(&self) -> Option<RequestSn> {
+        match self {
+            Self::NopOut(pdu) => Some(pdu.sn),
+            Self::ScsiCommand(pdu) => Some(pdu.sn),
+            Self::TaskManagementRequest(pdu) => Some(pdu.sn),
+            Self::TextRequest(pdu) => Some(pdu.sn),
+            Self::LogoutRequest(pdu) => Some(pdu.sn),
+            _ => None,
+        }
+    }
+
+    /// What an initiator says of the statuses that have arrived.
+    pub(crate) fn exp_stat_sn(&self) -> Option<StatSn> {
+        match self {
+            Self::DataOut(pdu) => Some(pdu.exp_stat_sn),
+            _ => self.request_sn().map(|sn| sn.exp_stat_sn),
+        }
+    }
+
     /// Reads the fields of a header whose parts have all arrived.
     fn from_parts(bhs: &Bhs, ahs: &[u8], data: Bytes) -> Result<Self, PduError> {
         if !ahs.is_empty() && bhs.opcode != opcode::SCSI_COMMAND {

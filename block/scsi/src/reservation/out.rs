@@ -159,9 +159,14 @@ impl Reservations {
         if registers && self.registrations.len().saturating_add(new) > REGISTRATIONS_MAX {
             return Err(Sense::INSUFFICIENT_REGISTRATIONS.into());
         }
+        let before = self.generation;
         let mut notices = self.register(nexus, key, list.service_key)?;
         for port in ports.into_iter().skip(1) {
             notices.extend(self.register(&nexus.through(port), None, list.service_key)?);
+        }
+        // SPC-4 §6.15.2: PRGENERATION counts commands, through however many ports they act.
+        if self.generation != before {
+            self.generation = before.wrapping_add(1);
         }
         self.persists = list.persists;
         Ok(notices)

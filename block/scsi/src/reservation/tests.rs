@@ -309,6 +309,7 @@ fn a_registration_is_for_the_port_it_came_through_or_for_all() {
     out_with(&mut state, 1, register, &all(0xa, 0xc)).unwrap();
     assert_eq!(state.registrations.get(&nexus(1)), Some(&0xc));
     assert_eq!(state.registrations.get(&through_two), Some(&0xc));
+    assert_eq!(state.generation, 3, "one command, two ports");
     // The reservation is still the nexus's that made it.
     assert!(state.is_holder(&nexus(1)) && !state.is_holder(&through_two));
     let status = state.persistent_in(InAction::ReadFullStatus);

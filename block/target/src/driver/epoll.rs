@@ -1,5 +1,6 @@
 //! The epoll driver: wait, receive, let the peer work, send everything it has to say in one gathering write.
 
+use super::outgoing::Next;
 use super::placement::{Placement, WakeUp};
 use super::spare;
 use crate::mailbox::{ConnectionId, Message};
@@ -15,8 +16,8 @@ use rustix::time::{
     Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, timerfd_create, timerfd_settime,
 };
 use std::collections::{BTreeSet, HashMap, VecDeque};
-use std::io::{self, IoSlice};
-use std::os::fd::{AsFd, OwnedFd};
+use std::io;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -456,7 +457,7 @@ impl Line {
 
     // True when something was sent and the socket took all of it.
     fn send(&mut self) -> io::Result<bool> {
-        let Some(socket) = &self.socket else {
+        let Some(socket) = self.socket.as_ref() else {
             self.forget_queue();
             return Ok(false);
         };
@@ -470,33 +471,25 @@ impl Line {
         if self.queue.is_empty() {
             return Ok(false);
         }
-        let mut slices = Vec::with_capacity(self.queue.len() * 2);
-        let mut skip = self.sent_bytes;
-        for slice in self.queue.iter().flat_map(EncodedPdu::slices) {
-            let skipped = skip.min(slice.len());
-            skip -= skipped;
-            if slice.len() > skipped {
-                slices.push(IoSlice::new(&slice[skipped..]));
+        while !self.queue.is_empty() {
+            let sent = Next::of(&self.queue, self.sent_bytes).send(socket)?;
+            if sent.count > 0 {
+                self.sent_bytes += sent.count;
+                self.moved_bytes += sent.count;
+                self.stalled_since = None;
+            }
+            while let Some(first) = self.queue.front()
+                && self.sent_bytes >= first.len()
+            {
+                self.sent_bytes -= first.len();
+                self.queued_bytes -= first.len();
+                self.queue.pop_front();
+            }
+            if !sent.is_whole {
+                return Ok(false);
             }
         }
-        let wanted: usize = slices.iter().map(|slice| slice.len()).sum();
-        let sent = match rustix::io::writev(socket.as_fd(), &slices) {
-            Ok(sent) => sent,
-            Err(Errno::AGAIN | Errno::INTR) => return Ok(false),
-            Err(errno) => return Err(errno.into()),
-        };
-        drop(slices);
-        self.sent_bytes += sent;
-        self.moved_bytes += sent;
-        self.stalled_since = None;
-        while let Some(first) = self.queue.front()
-            && self.sent_bytes >= first.len()
-        {
-            self.sent_bytes -= first.len();
-            self.queued_bytes -= first.len();
-            self.queue.pop_front();
-        }
-        Ok(sent == wanted)
+        Ok(true)
     }
 
     // Whether what was done since this was last asked is one small command, from its arrival to its answer.

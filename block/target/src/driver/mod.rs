@@ -4,6 +4,7 @@
 //! io_uring would take the same peers and messages.
 
 mod epoll;
+mod outgoing;
 mod placement;
 mod spare;
 

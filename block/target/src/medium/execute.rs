@@ -4,7 +4,7 @@
 //! write holds one share of the unit's [`Exclusion`] while it touches the medium, and those two hold all shares. Each
 //! thread has a share of its own: writers of different threads never meet in a lock.
 
-use super::{Buffers, Medium, MediumError};
+use super::{Buffers, Lender, Loan, Medium, MediumError};
 use bytes::Bytes;
 use onggi_block_scsi::media::LBA_STATUS_DESCRIPTORS_MAX;
 use onggi_block_scsi::{Capacity, Fill, LbaRange, LbaStatus, MediaFailure, MediaOp, MediaResult};
@@ -14,6 +14,8 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 /// What is read at once, from the page cache and on the connection's thread; more goes to a media thread.
 const INLINE_READ_BYTES_MAX: u64 = 1 << 20;
+/// A shorter read is copied: that costs less than the system calls of its own that lent bytes need.
+const LENT_READ_BYTES_MIN: u64 = 64 << 10;
 /// The same for writes, which the kernel may make wait.
 const INLINE_WRITE_BYTES_MAX: u64 = 256 << 10;
 /// Comparing and verifying go through a buffer of this size.
@@ -25,6 +27,7 @@ pub(crate) struct Exclusion {
     shares: Box<[Share]>,
     /// Odd while a write is under way that readers must not see a part of.
     atomic_writes: AtomicU64,
+    lender: Arc<Lender>,
 }
 
 /// Keeps all other writes and all reads of a unit away while it lives.
@@ -55,6 +58,7 @@ impl Exclusion {
         Self {
             shares: (0..threads.max(1)).map(|_| Share::default()).collect(),
             atomic_writes: AtomicU64::new(0),
+            lender: Arc::default(),
         }
     }
 
@@ -82,6 +86,11 @@ impl Exclusion {
             exclusion: self,
             _guards: guards,
         }
+    }
+
+    /// Lends nothing any more. True if nobody can still be taking bytes that were lent.
+    pub(crate) fn stop_lending(&self) -> bool {
+        self.lender.stop()
     }
 
     // None while one is under way.
@@ -171,6 +180,20 @@ pub(crate) fn failed(error: &MediumError) -> MediaResult {
         MediumError::Poisoned => MediaFailure::Write,
         MediumError::Fenced => MediaFailure::Fenced,
     })
+}
+
+/// What a read gives, to be sent from the page cache, where that is worth it.
+pub(crate) fn lend(job: &Job) -> Option<(Loan, u32)> {
+    let MediaOp::Read { range } = &job.op else {
+        return None;
+    };
+    let length = range.byte_length();
+    if !(LENT_READ_BYTES_MIN..=INLINE_READ_BYTES_MAX).contains(&length) {
+        return None;
+    }
+    let lending = job.exclusion.lender.lend()?;
+    let loan = job.medium.lend(range.byte_offset(), length, lending)?;
+    Some((loan, u32::try_from(length).ok()?))
 }
 
 /// Carries the operation out if it cannot make the thread wait; gives it back if it can.

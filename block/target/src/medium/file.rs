@@ -1,8 +1,10 @@
 //! A file or block device with an extent map, through the page cache.
 
+use super::lending::{Lending, LentFile, Loan};
 use super::{Mapped, Medium, MediumError};
 use onggi_block_medium::{ExtentMap, MediumKind, MediumSpec};
 use onggi_block_scsi::SpaceUsage;
+use onggi_common_host::page_cache;
 use onggi_common_units::ByteCount;
 use rustix::fs::{Advice, FallocateFlags, Mode, OFlags, SeekFrom};
 use rustix::io::{Errno, ReadWriteFlags};
@@ -10,6 +12,7 @@ use std::io;
 use std::num::NonZeroU64;
 use std::ops::Range;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Zeros are written in pieces of this size where the file system cannot make them itself.
@@ -24,13 +27,13 @@ const USAGE_RUNS_MAX: u32 = 1 << 16;
 /// A file or device, opened.
 #[derive(Debug)]
 pub(crate) struct FileMedium {
-    file: OwnedFd,
+    shared: Arc<LentFile>,
     extents: ExtentMap,
     kind: MediumKind,
     frees_space: bool,
     reads_cached: AtomicBool,
+    tells_cached: AtomicBool,
     is_poisoned: AtomicBool,
-    is_fenced: AtomicBool,
 }
 
 impl FileMedium {
@@ -62,13 +65,16 @@ impl FileMedium {
             MediumKind::Device => device_frees_space(&file),
         };
         Ok(Self {
-            file,
+            shared: Arc::new(LentFile {
+                file,
+                is_fenced: AtomicBool::new(false),
+            }),
             extents: spec.extents.clone(),
             kind: spec.kind,
             frees_space,
             reads_cached: AtomicBool::new(true),
+            tells_cached: AtomicBool::new(true),
             is_poisoned: AtomicBool::new(false),
-            is_fenced: AtomicBool::new(false),
         })
     }
 
@@ -104,7 +110,7 @@ impl FileMedium {
                 available_bytes: 0,
             });
         }
-        let system = rustix::fs::fstatvfs(&self.file)?;
+        let system = rustix::fs::fstatvfs(&self.shared.file)?;
         Ok(SpaceUsage {
             used_bytes: self.used_bytes()?,
             available_bytes: system.f_bavail.saturating_mul(system.f_frsize),
@@ -112,7 +118,7 @@ impl FileMedium {
     }
 
     fn check(&self) -> Result<(), MediumError> {
-        if self.is_fenced.load(Ordering::Acquire) {
+        if self.shared.is_fenced.load(Ordering::Acquire) {
             Err(MediumError::Fenced)
         } else {
             Ok(())
@@ -142,7 +148,7 @@ impl FileMedium {
             rest = after;
             let mut at = piece.start;
             while !now.is_empty() {
-                match rustix::io::pread(&self.file, &mut *now, at) {
+                match rustix::io::pread(&self.shared.file, &mut *now, at) {
                     Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
                     Ok(count) => {
                         at += u64::try_from(count).unwrap_or(u64::MAX);
@@ -164,7 +170,12 @@ impl FileMedium {
             rest = after;
             let wanted = now.len();
             let slices = &mut [io::IoSliceMut::new(now)];
-            match rustix::io::preadv2(&self.file, slices, piece.start, ReadWriteFlags::NOWAIT) {
+            match rustix::io::preadv2(
+                &self.shared.file,
+                slices,
+                piece.start,
+                ReadWriteFlags::NOWAIT,
+            ) {
                 Ok(count) if count == wanted => {}
                 Ok(_) | Err(Errno::AGAIN | Errno::INTR) => return Ok(false),
                 Err(Errno::OPNOTSUPP) => {
@@ -176,6 +187,23 @@ impl FileMedium {
             }
         }
         Ok(true)
+    }
+
+    // Whether the page cache holds all of a range; no, where nobody can tell.
+    fn is_cached(&self, range: &Range<u64>) -> bool {
+        if !self.tells_cached.load(Ordering::Relaxed) {
+            return false;
+        }
+        let page = u64::try_from(rustix::param::page_size()).unwrap_or(u64::MAX);
+        let pages = range.end.div_ceil(page) - range.start / page;
+        match page_cache::cached_pages(&self.shared.file, range.start, range.end - range.start) {
+            Ok(count) => count >= pages,
+            Err(error) => {
+                tracing::debug!(%error, "what is cached cannot be asked: reads are copied");
+                self.tells_cached.store(false, Ordering::Relaxed);
+                false
+            }
+        }
     }
 
     fn write_pieces(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
@@ -192,7 +220,7 @@ impl FileMedium {
         let (mut rest, mut at) = (bytes, at);
         while !rest.is_empty() {
             let step = &rest[..rest.len().min(WRITE_STEP_BYTES)];
-            match rustix::io::pwrite(&self.file, step, at) {
+            match rustix::io::pwrite(&self.shared.file, step, at) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(count) => {
                     at += u64::try_from(count).unwrap_or(u64::MAX);
@@ -225,7 +253,7 @@ impl FileMedium {
     // False when the file system or device does not offer this.
     fn allocate(&self, flags: FallocateFlags, at: u64, length: u64) -> io::Result<bool> {
         loop {
-            match rustix::fs::fallocate(&self.file, flags, at, length) {
+            match rustix::fs::fallocate(&self.shared.file, flags, at, length) {
                 Ok(()) => return Ok(true),
                 Err(Errno::INTR) => {}
                 Err(Errno::OPNOTSUPP | Errno::NODEV | Errno::NOSYS | Errno::INVAL) => {
@@ -250,10 +278,10 @@ impl FileMedium {
 
     // Where the run that begins at `at` ends, and whether it is data.
     fn run_at(&self, at: u64, end: u64) -> io::Result<(u64, bool)> {
-        match rustix::fs::seek(&self.file, SeekFrom::Data(at)) {
+        match rustix::fs::seek(&self.shared.file, SeekFrom::Data(at)) {
             Ok(data) if data > at => Ok((data.min(end), false)),
             Ok(_) => {
-                let hole = rustix::fs::seek(&self.file, SeekFrom::Hole(at))?;
+                let hole = rustix::fs::seek(&self.shared.file, SeekFrom::Hole(at))?;
                 Ok((hole.clamp(at + 1, end), true))
             }
             // No data until the end of the file.
@@ -309,6 +337,14 @@ impl Medium for FileMedium {
             })
     }
 
+    fn lend(&self, offset: u64, length: u64, lending: Lending) -> Option<Loan> {
+        self.check().ok()?;
+        let piece = self.pieces(offset, length).ok()?.next()?;
+        let is_whole = piece.end - piece.start == length;
+        (is_whole && self.is_cached(&piece))
+            .then(|| Loan::new(Arc::clone(&self.shared), piece.start, lending))
+    }
+
     fn read(&self, offset: u64, length: usize) -> Result<Vec<u8>, MediumError> {
         self.check()?;
         let mut buffer = vec![0; length];
@@ -338,7 +374,7 @@ impl Medium for FileMedium {
         if self.is_poisoned.load(Ordering::Acquire) {
             return Err(MediumError::Poisoned);
         }
-        rustix::fs::fdatasync(&self.file).map_err(|errno| {
+        rustix::fs::fdatasync(&self.shared.file).map_err(|errno| {
             self.is_poisoned.store(true, Ordering::Release);
             MediumError::Write {
                 offset: 0,
@@ -388,7 +424,8 @@ impl Medium for FileMedium {
         };
         for piece in pieces {
             let count = NonZeroU64::new(piece.end - piece.start);
-            let hinted = rustix::fs::fadvise(&self.file, piece.start, count, Advice::WillNeed);
+            let hinted =
+                rustix::fs::fadvise(&self.shared.file, piece.start, count, Advice::WillNeed);
             if let Err(errno) = hinted {
                 tracing::debug!(%errno, "reading ahead");
             }
@@ -396,7 +433,7 @@ impl Medium for FileMedium {
     }
 
     fn fence(&self) {
-        self.is_fenced.store(true, Ordering::Release);
+        self.shared.is_fenced.store(true, Ordering::Release);
     }
 }
 

@@ -7,15 +7,17 @@
 mod buffers;
 mod execute;
 mod file;
+mod lending;
 #[cfg(test)]
 pub(crate) mod testing;
 
 pub(crate) use buffers::Buffers;
 pub(crate) use execute::{
-    Exclusion, Finished, Job, ShareIndex, Ticket, aborted, carry_out, failed, invert, steps,
+    Exclusion, Finished, Job, ShareIndex, Ticket, aborted, carry_out, failed, invert, lend, steps,
     try_inline,
 };
 pub(crate) use file::FileMedium;
+pub(crate) use lending::{Lender, Lending, Loan};
 
 use onggi_block_scsi::SpaceUsage;
 use onggi_common_units::ByteCount;
@@ -84,6 +86,11 @@ pub(crate) trait Medium: Send + Sync + std::fmt::Debug {
 
     /// Fills the buffer if that can be done without waiting for the disk.
     fn try_read(&self, offset: u64, buffer: &mut [u8]) -> Result<bool, MediumError>;
+
+    /// The range as a loan, if it is in the cache in one piece.
+    fn lend(&self, _offset: u64, _length: u64, _lending: Lending) -> Option<Loan> {
+        None
+    }
 
     /// Reads so many bytes.
     fn read(&self, offset: u64, length: usize) -> Result<Vec<u8>, MediumError>;

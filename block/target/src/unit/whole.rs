@@ -120,6 +120,9 @@ impl Unit {
 
     // The bytes are kept first, so that a write that is cut off is finished when the unit is opened again.
     fn write_atomic(&self, job: &Job, range: LbaRange) -> Finished {
+        if !self.exclusion.stop_lending() {
+            return Finished::with(MediaResult::Busy);
+        }
         let _alone = self.exclusion.alone_with_readers();
         if job.ticket.is_void() {
             return aborted();

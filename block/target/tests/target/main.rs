@@ -15,6 +15,8 @@ mod faults;
 #[cfg(test)]
 mod harness;
 #[cfg(test)]
+mod lending;
+#[cfg(test)]
 mod model;
 #[cfg(test)]
 mod protocol;
