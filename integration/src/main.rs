@@ -7,7 +7,7 @@
 use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand};
 use onggi_common_units::ByteCount;
-use onggi_integration::bench::{self, IscsiBench};
+use onggi_integration::bench::{self, IscsiBench, ObjectsBench};
 use onggi_integration::guest::{self, Image, Sockets};
 use onggi_integration::parse_size;
 use onggi_integration::powercut::volume;
@@ -47,6 +47,8 @@ enum Command {
 enum BenchCommand {
     /// The iSCSI target beside tgtd, if that is installed, and beside bare TCP
     Iscsi(IscsiBench),
+    /// The object store beside OpenStack Swift, if that is installed
+    Objects(ObjectsBench),
 }
 
 #[derive(Debug, Subcommand)]
@@ -256,6 +258,10 @@ fn run(command: Command) -> Result<ExitCode> {
         }
         Command::Bench(BenchCommand::Iscsi(options)) => {
             bench::iscsi(&options, |line| println!("{line}"))?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Bench(BenchCommand::Objects(options)) => {
+            bench::objects(&options, |line| println!("{line}"))?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Guest(command) => run_guest(command),

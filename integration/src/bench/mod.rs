@@ -1,4 +1,6 @@
-//! `integration/bench iscsi`: the speed of this build's iSCSI target, beside Debian's `tgtd` and beside bare TCP.
+//! `integration/bench`: how fast this build is, beside its peers.
+//!
+//! `iscsi`: the speed of this build's iSCSI target, beside Debian's `tgtd` and beside bare TCP.
 //!
 //! Both targets serve a sparse file of the same size through the page cache. Within a workload the runs alternate, ours,
 //! theirs, ours, theirs, so that what else the machine does meets both; what is printed are medians. Client and
@@ -7,7 +9,10 @@
 mod client;
 mod contender;
 mod loopback;
+mod objects;
 mod table;
+
+pub use objects::{ObjectsBench, objects};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use client::Session;
@@ -145,12 +150,13 @@ pub fn iscsi(options: &IscsiBench, mut print: impl FnMut(&str)) -> Result<()> {
     for contender in &contenders {
         fill(contender, span).with_context(|| format!("filling {}", contender.name))?;
     }
-    print(&table::head(contenders.len() > 1));
+    print(&table::head((contenders.len() > 1).then_some("tgtd"), true));
     for workload in chosen {
         let row = compare(&workload, &contenders, seconds, options)?;
         print(&row.text());
     }
     print(table::LEGEND);
+    print(table::BARE);
     contenders.into_iter().try_for_each(Contender::stop)
 }
 
@@ -183,10 +189,10 @@ fn compare(
     }
     let mut medians = runs.iter().map(|runs| median_of(runs));
     Ok(Row {
-        workload: *workload,
+        workload: workload.name,
         ours: medians.next().context("no target")?,
         theirs: medians.next(),
-        bare: table::median(bare),
+        bare: Some(table::median(bare)),
     })
 }
 

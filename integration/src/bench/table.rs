@@ -1,20 +1,21 @@
 //! The printed comparison.
 
-use super::{Measured, Workload};
+use super::Measured;
 
 /// What the columns mean.
 pub(crate) const LEGEND: &str = "medians; x = ours / theirs (per second: more is better; all others: less is better); times and \
-cpu in microseconds, cpu = of the server, for one request; bare = our share of what TCP alone does with messages of \
-this shape";
+cpu in microseconds, cpu = of the server, for one request";
+/// What the last column means, where there is one.
+pub(crate) const BARE: &str = "bare = our share of what TCP alone does with messages of this shape";
 
 /// A workload's medians.
 #[derive(Debug)]
 pub(crate) struct Row {
-    pub(crate) workload: Workload,
+    pub(crate) workload: &'static str,
     pub(crate) ours: Measured,
     pub(crate) theirs: Option<Measured>,
-    /// Exchanges of bare TCP in a second.
-    pub(crate) bare: f64,
+    /// Exchanges of bare TCP in a second, where that was measured.
+    pub(crate) bare: Option<f64>,
 }
 
 /// The middle of the values, or the mean of the two in the middle; 0 of none.
@@ -29,41 +30,37 @@ pub(crate) fn median(mut values: Vec<f64>) -> f64 {
 }
 
 /// The head of the table.
-pub(crate) fn head(has_peer: bool) -> String {
-    if has_peer {
-        format!(
-            "{:<20} {:>8} {:>8} {:>5} | {:>7} {:>7} {:>5} | {:>7} {:>7} {:>5} | {:>6} {:>6} {:>5} | {:>5}",
-            "workload",
+pub(crate) fn head(peer: Option<&str>, has_bare: bool) -> String {
+    let bare = if has_bare { " |  bare" } else { "" };
+    let workload = "workload";
+    match peer {
+        Some(peer) => format!(
+            "{workload:<20} {:>8} {:>8} {x:>5} | {:>7} {peer:>7} {x:>5} | {:>7} {peer:>7} {x:>5} | {:>6} {peer:>6} {x:>5}{bare}",
             "ours/s",
-            "tgtd/s",
-            "x",
+            format!("{peer}/s"),
             "p50",
-            "tgtd",
-            "x",
             "p99",
-            "tgtd",
-            "x",
             "cpu",
-            "tgtd",
-            "x",
-            "bare"
-        )
-    } else {
-        format!(
-            "{:<20} {:>8} | {:>7} {:>7} | {:>6} | {:>5}",
-            "workload", "ours/s", "p50", "p99", "cpu", "bare"
-        )
+            x = "x",
+        ),
+        None => format!(
+            "{workload:<20} {:>8} | {:>7} {:>7} | {:>6}{bare}",
+            "ours/s", "p50", "p99", "cpu"
+        ),
     }
 }
 
 impl Row {
     /// Its line.
     pub(crate) fn text(&self) -> String {
-        let (name, ours) = (self.workload.name, &self.ours);
-        let bare = format!("{:.0}%", 100.0 * ours.per_second / self.bare.max(1.0));
+        let (name, ours) = (self.workload, &self.ours);
+        let bare = self.bare.map_or_else(String::new, |bare| {
+            let share = format!("{:.0}%", 100.0 * ours.per_second / bare.max(1.0));
+            format!(" | {share:>5}")
+        });
         let Some(theirs) = &self.theirs else {
             return format!(
-                "{name:<20} {:>8.0} | {:>7.1} {:>7.1} | {:>6.2} | {bare:>5}",
+                "{name:<20} {:>8.0} | {:>7.1} {:>7.1} | {:>6.2}{bare}",
                 ours.per_second, ours.p50, ours.p99, ours.server_cpu
             );
         };
@@ -73,7 +70,7 @@ impl Row {
             format!("{one:>width$.digits$} {other:>width$.digits$} {ratio:>5.2}")
         };
         format!(
-            "{name:<20} {} | {} | {} | {} | {bare:>5}",
+            "{name:<20} {} | {} | {} | {}{bare}",
             pair(|run| run.per_second, 8, 0),
             pair(|run| run.p50, 7, 1),
             pair(|run| run.p99, 7, 1),

@@ -1,0 +1,387 @@
+//! `integration/bench objects`: the speed of this build's object store, beside OpenStack Swift.
+//!
+//! Both clusters have four nodes with one device each on the same disk, three copies of everything, and answer a PUT when
+//! it is on stable storage. Within a workload the runs alternate. Clients and servers share the processors.
+
+mod contender;
+mod http;
+mod swift;
+
+use super::table::{self, Row, median};
+use super::{Measured, median_of};
+use anyhow::{Context as _, Result, bail, ensure};
+use contender::Contender;
+use http::{Connection, Head};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+const CLIENTS: usize = 16;
+const SMALL_BYTES: usize = 4 << 10;
+const LARGE_BYTES: usize = 64 << 20;
+const PIECE_BYTES: usize = 1 << 20;
+/// The large objects of a run.
+const LARGE_COUNT: usize = 4;
+/// The names of a listing: the most that one request gives.
+const NAMES: usize = 10_000;
+const LISTINGS: usize = 10;
+
+/// What `bench objects` is told.
+#[derive(Debug, Clone, clap::Args)]
+pub struct ObjectsBench {
+    /// Runs of each workload and cluster; medians are printed
+    #[arg(long, default_value_t = 3)]
+    runs: usize,
+    /// Seconds of one run with small objects
+    #[arg(long, default_value_t = 5.0)]
+    seconds: f64,
+    /// Only workloads whose name contains one of these (small objects are always put)
+    #[arg(long = "workload")]
+    workloads: Vec<String>,
+    /// Not beside Swift, although it is installed
+    #[arg(long)]
+    alone: bool,
+    /// The proxy and all nodes of this build in one process
+    #[arg(long)]
+    together: bool,
+    /// A folder for both clusters; a temporary one when none is given
+    #[arg(long)]
+    folder: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Put,
+    Get,
+    Head,
+    Delete,
+    PutLarge,
+    GetLarge,
+    List,
+}
+
+const WORKLOADS: [(&str, Kind); 7] = [
+    ("put-4k-c16", Kind::Put),
+    ("get-4k-c16", Kind::Get),
+    ("head-4k-c16", Kind::Head),
+    ("delete-4k-c16", Kind::Delete),
+    ("put-64m-c1", Kind::PutLarge),
+    ("get-64m-c1", Kind::GetLarge),
+    ("list-10k-c1", Kind::List),
+];
+
+impl Kind {
+    const fn clients(self) -> usize {
+        match self {
+            Self::Put | Self::Get | Self::Head | Self::Delete => CLIENTS,
+            Self::PutLarge | Self::GetLarge | Self::List => 1,
+        }
+    }
+
+    const fn method(self) -> &'static str {
+        match self {
+            Self::Put | Self::PutLarge => "PUT",
+            Self::Get | Self::GetLarge | Self::List => "GET",
+            Self::Head => "HEAD",
+            Self::Delete => "DELETE",
+        }
+    }
+
+    const fn status(self) -> u16 {
+        match self {
+            Self::Put | Self::PutLarge => 201,
+            Self::Get | Self::GetLarge | Self::List | Self::Head => 200,
+            Self::Delete => 204,
+        }
+    }
+
+    /// What the body of an answer has, where that is known.
+    const fn answer_bytes(self) -> Option<usize> {
+        match self {
+            Self::Get => Some(SMALL_BYTES),
+            Self::GetLarge => Some(LARGE_BYTES),
+            Self::Put | Self::Head | Self::Delete | Self::PutLarge | Self::List => None,
+        }
+    }
+}
+
+/// Requests of one kind against one cluster.
+#[derive(Debug, Clone, Copy)]
+struct Load<'a> {
+    kind: Kind,
+    container: &'a str,
+    /// Names there are, or are made.
+    names: usize,
+    time: Duration,
+    piece: &'a [u8],
+    times: usize,
+}
+
+/// A cluster and what was measured of it.
+#[derive(Debug)]
+struct Side {
+    contender: Contender,
+    runs: Vec<Vec<Measured>>,
+    /// Bytes written, and bytes of disk taken, for each small object.
+    written: Vec<f64>,
+    stored: Vec<f64>,
+}
+
+/// Measures and prints.
+///
+/// # Errors
+/// When a cluster does not start, or answers a request otherwise than it should.
+pub fn objects(options: &ObjectsBench, mut print: impl FnMut(&str)) -> Result<()> {
+    ensure!(
+        options.runs > 0 && options.seconds > 0.05,
+        "at least one run, of at least 0.05 seconds"
+    );
+    let mut builder = tempfile::Builder::new();
+    let builder = builder.prefix("onggi-bench-");
+    let folder = match &options.folder {
+        Some(folder) => builder.tempdir_in(folder)?,
+        None => builder.tempdir()?,
+    };
+    let mut contenders = vec![Contender::onggi(folder.path(), options.together)?];
+    if !options.alone {
+        match Contender::swift(folder.path())? {
+            Some(swift) => contenders.push(swift),
+            None => print(
+                "Swift is not installed (integration/test does that) or memcached: measuring alone",
+            ),
+        }
+    }
+    let mut sides: Vec<Side> = contenders
+        .into_iter()
+        .map(|contender| Side {
+            contender,
+            runs: vec![Vec::new(); WORKLOADS.len()],
+            written: Vec::new(),
+            stored: Vec::new(),
+        })
+        .collect();
+    for side in &sides {
+        side.prepare(options.is_chosen("list-10k-c1"))?;
+    }
+    for run in 0..options.runs {
+        run_all(&mut sides, run, options)?;
+    }
+    print(&table::head((sides.len() > 1).then_some("swift"), false));
+    for (index, (name, _)) in WORKLOADS.iter().enumerate() {
+        if options.is_chosen(name) {
+            let mut medians = sides.iter().map(|side| median_of(&side.runs[index]));
+            let row = Row {
+                workload: name,
+                ours: medians.next().context("no cluster")?,
+                theirs: medians.next(),
+                bare: None,
+            };
+            print(&row.text());
+        }
+    }
+    print(table::LEGEND);
+    for side in sides {
+        print(&format!(
+            "{}: {:.0} MiB of memory (PSS); for each 4 KiB object {:.1} KiB written and {:.1} KiB of disk taken",
+            side.contender.name,
+            side.contender.memory_mib()?,
+            median(side.written) / 1024.0,
+            median(side.stored) / 1024.0,
+        ));
+        side.contender.stop()?;
+    }
+    Ok(())
+}
+
+impl ObjectsBench {
+    fn is_chosen(&self, name: &str) -> bool {
+        let wanted = &self.workloads;
+        wanted.is_empty() || wanted.iter().any(|part| name.contains(part.as_str()))
+    }
+}
+
+// What later workloads need of earlier ones is made also where nobody wants to see it.
+fn run_all(sides: &mut [Side], run: usize, options: &ObjectsBench) -> Result<()> {
+    let container = format!("bench-{run}");
+    let piece: Vec<u8> = (0..=250).cycle().take(PIECE_BYTES).collect();
+    for side in &*sides {
+        side.put_container(&container)?;
+    }
+    let mut small = vec![0; sides.len()];
+    for (index, (name, kind)) in WORKLOADS.into_iter().enumerate() {
+        let makes_large = kind == Kind::PutLarge && options.is_chosen("get-64m-c1");
+        if !(options.is_chosen(name) || kind == Kind::Put || makes_large) {
+            continue;
+        }
+        for (side, small) in sides.iter_mut().zip(&mut small) {
+            let (bytes, names) = match kind {
+                Kind::Put => (SMALL_BYTES, usize::MAX),
+                Kind::PutLarge | Kind::GetLarge => (PIECE_BYTES, LARGE_COUNT),
+                Kind::List => (0, LISTINGS),
+                Kind::Get | Kind::Head | Kind::Delete => (0, *small),
+            };
+            let load = Load {
+                kind,
+                container: if kind == Kind::List {
+                    "names"
+                } else {
+                    &container
+                },
+                names,
+                time: Duration::from_secs_f64(options.seconds),
+                piece: &piece[..bytes],
+                times: if kind == Kind::PutLarge {
+                    LARGE_BYTES / PIECE_BYTES
+                } else {
+                    1
+                },
+            };
+            let (measured, count) = side
+                .measure(load)
+                .with_context(|| format!("{name} on {}", side.contender.name))?;
+            side.runs[index].push(measured);
+            if kind == Kind::Put {
+                *small = count;
+            }
+        }
+    }
+    Ok(())
+}
+
+impl Side {
+    fn prepare(&self, lists: bool) -> Result<()> {
+        if !lists {
+            return Ok(());
+        }
+        self.put_container("names")?;
+        let load = Load {
+            kind: Kind::Put,
+            container: "names",
+            names: NAMES,
+            time: Duration::from_secs(600),
+            piece: &[],
+            times: 1,
+        };
+        let (_, count) = drive(&self.contender, load)?;
+        ensure!(count == NAMES, "only {count} names were made");
+        Ok(())
+    }
+
+    fn put_container(&self, name: &str) -> Result<()> {
+        let path = format!("{}/{name}", self.contender.account);
+        let head = Head {
+            method: "PUT",
+            path: &path,
+            headers: &self.contender.token_line,
+        };
+        let answer = Connection::open(self.contender.address)?.request(&head, &[], 0)?;
+        ensure!(
+            matches!(answer.status, 201 | 202),
+            "{} to a new container",
+            answer.status
+        );
+        Ok(())
+    }
+
+    fn measure(&mut self, load: Load<'_>) -> Result<(Measured, usize)> {
+        let is_put = load.kind == Kind::Put;
+        let contender = &self.contender;
+        let before = (contender.written_bytes()?, contender.disk_bytes()?);
+        let cpu = contender.cpu_seconds()?;
+        let begin = Instant::now();
+        let (mut latencies, count) = drive(contender, load)?;
+        let time = begin.elapsed().as_secs_f64();
+        let cpu = contender.cpu_seconds()? - cpu;
+        ensure!(
+            count > 0 && !latencies.is_empty(),
+            "not one request was answered"
+        );
+        let requests = f64::from(u32::try_from(latencies.len())?);
+        if is_put {
+            let after = (contender.written_bytes()?, contender.disk_bytes()?);
+            self.written.push((after.0 - before.0) / requests);
+            self.stored.push((after.1 - before.1) / requests);
+        }
+        latencies.sort_unstable();
+        let at = |share: usize| latencies[(latencies.len() - 1) * share / 100].as_secs_f64() * 1e6;
+        let measured = Measured {
+            per_second: requests / time,
+            p50: at(50),
+            p99: at(99),
+            server_cpu: cpu * 1e6 / requests,
+        };
+        Ok((measured, count))
+    }
+}
+
+// Sends requests from as many clients as the kind has until the time or the names are over: the latencies, and how many
+// names were used.
+fn drive(contender: &Contender, load: Load<'_>) -> Result<(Vec<Duration>, usize)> {
+    let next = AtomicUsize::new(0);
+    let end = Instant::now() + load.time;
+    std::thread::scope(|scope| {
+        let clients: Vec<_> = (0..load.kind.clients())
+            .map(|_| scope.spawn(|| client(contender, load, &next, end)))
+            .collect();
+        let mut latencies = Vec::new();
+        for client in clients {
+            let Ok(outcome) = client.join() else {
+                bail!("a client panicked");
+            };
+            latencies.extend(outcome?);
+        }
+        Ok((latencies, next.load(Ordering::Relaxed).min(load.names)))
+    })
+}
+
+fn client(
+    contender: &Contender,
+    load: Load<'_>,
+    next: &AtomicUsize,
+    end: Instant,
+) -> Result<Vec<Duration>> {
+    let mut connection = Connection::open(contender.address)?;
+    let mut latencies = Vec::new();
+    let Load { kind, names, .. } = load;
+    while Instant::now() < end || kind.clients() == 1 {
+        let mut number = next.fetch_add(1, Ordering::Relaxed);
+        match kind {
+            // Read again and again, in an order that no cache of the latest could serve.
+            Kind::Get | Kind::Head => number = number.wrapping_mul(0x9e37_79b1) % names.max(1),
+            _ if number >= names => break,
+            _ => {}
+        }
+        let path = match kind {
+            Kind::List => format!("{}/{}?limit={NAMES}", contender.account, load.container),
+            Kind::PutLarge | Kind::GetLarge => {
+                format!("{}/{}/large-{number}", contender.account, load.container)
+            }
+            _ => format!(
+                "{}/{}/object-{number:08}",
+                contender.account, load.container
+            ),
+        };
+        let head = Head {
+            method: kind.method(),
+            path: &path,
+            headers: &contender.token_line,
+        };
+        let begin = Instant::now();
+        let answer = connection.request(&head, load.piece, load.times)?;
+        latencies.push(begin.elapsed());
+        ensure!(
+            answer.status == kind.status(),
+            "{} {path}: {}",
+            head.method,
+            answer.status
+        );
+        if let Some(bytes) = kind.answer_bytes() {
+            ensure!(
+                answer.body_bytes == u64::try_from(bytes)?,
+                "{} bytes came",
+                answer.body_bytes
+            );
+        }
+    }
+    Ok(latencies)
+}
