@@ -112,11 +112,17 @@ enum ServeCommand {
         /// One process per role instead of one for all
         #[arg(long)]
         separate: bool,
+        /// Encrypt objects at rest
+        #[arg(long)]
+        encryption: bool,
         #[command(flatten)]
         place: Place,
     },
     /// An object cluster with the users of Swift's own functional suite
     SwiftFunctional {
+        /// Encrypt objects at rest
+        #[arg(long)]
+        encryption: bool,
         #[command(flatten)]
         place: Place,
     },
@@ -167,21 +173,9 @@ fn main() -> ExitCode {
     }
 }
 
-fn serve_cluster(
-    objects: ObjectOptions,
-    separate: bool,
-    suite_users: bool,
-    state: Option<PathBuf>,
-) -> Result<()> {
-    serve::cluster(
-        Cluster {
-            objects,
-            separate,
-            suite_users,
-            state,
-        },
-        |description| println!("{description}"),
-    )
+fn serve_cluster(cluster: Cluster) -> Result<ExitCode> {
+    serve::cluster(cluster, |description| println!("{description}"))?;
+    Ok(ExitCode::SUCCESS)
 }
 
 fn work(command: WorkloadCommand) -> Result<ExitCode> {
@@ -231,30 +225,37 @@ fn run(command: Command) -> Result<ExitCode> {
             devices,
             replicas,
             separate,
+            encryption,
             place,
-        }) => {
-            let objects = ObjectOptions {
+        }) => serve_cluster(Cluster {
+            objects: ObjectOptions {
                 nodes,
                 devices,
                 replicas,
                 port: place.port,
                 storage_domain: None,
                 policies: &[],
-            };
-            serve_cluster(objects, separate, false, place.state)?;
-            Ok(ExitCode::SUCCESS)
-        }
-        Command::Serve(ServeCommand::SwiftFunctional { place }) => {
-            let objects = ObjectOptions {
-                nodes: 4,
-                devices: 4,
-                replicas: 3,
-                port: place.port,
-                storage_domain: Some("example.com"),
-                policies: &["gold", "silver"],
-            };
-            serve_cluster(objects, false, true, place.state)?;
-            Ok(ExitCode::SUCCESS)
+            },
+            separate,
+            encryption,
+            suite_users: false,
+            state: place.state,
+        }),
+        Command::Serve(ServeCommand::SwiftFunctional { encryption, place }) => {
+            serve_cluster(Cluster {
+                objects: ObjectOptions {
+                    nodes: 4,
+                    devices: 4,
+                    replicas: 3,
+                    port: place.port,
+                    storage_domain: Some("example.com"),
+                    policies: &["gold", "silver"],
+                },
+                separate: false,
+                encryption,
+                suite_users: true,
+                state: place.state,
+            })
         }
         Command::Bench(BenchCommand::Iscsi(options)) => {
             bench::iscsi(&options, |line| println!("{line}"))?;

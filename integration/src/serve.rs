@@ -56,6 +56,8 @@ pub struct Cluster {
     pub objects: ObjectOptions,
     /// A process per role instead of one for all.
     pub separate: bool,
+    /// Whether objects are encrypted.
+    pub encryption: bool,
     /// The users of Swift's functional suite instead of `test:tester` alone.
     pub suite_users: bool,
     /// The state folder; a temporary one when none is given.
@@ -110,6 +112,7 @@ pub fn cluster(cluster: Cluster, ready: impl FnOnce(&Value)) -> Result<()> {
     };
     let mut system = System::start(Options {
         object: Some(cluster.objects),
+        object_encryption: cluster.encryption,
         single_process: !cluster.separate,
         users,
         state: cluster.state,

@@ -69,6 +69,8 @@ pub struct Options {
     pub object: Option<ObjectOptions>,
     /// What stands in `[object.filters]`.
     pub object_filters: &'static str,
+    /// Whether objects are encrypted; the root secret `k1` is made at the first start.
+    pub object_encryption: bool,
     /// All roles in one process instead of one process each.
     pub single_process: bool,
     /// Users of v1 auth.
@@ -212,6 +214,9 @@ impl System {
             temporary,
         };
         system.write_keys()?;
+        if system.options.object_encryption && !system.object_keys().exists() {
+            system.new_object_key("k1")?;
+        }
         durable::replace(
             &system.config(),
             system.config_text()?.as_bytes(),
@@ -231,6 +236,24 @@ impl System {
     #[must_use]
     pub fn log(&self) -> PathBuf {
         self.state.join("onggid.log")
+    }
+
+    /// The file of the root secrets of encryption at rest.
+    #[must_use]
+    pub fn object_keys(&self) -> PathBuf {
+        self.state.join("keys/objects")
+    }
+
+    /// Adds a root secret of this id to the file.
+    ///
+    /// # Errors
+    /// When there is one already.
+    pub fn new_object_key(&self, id: &str) -> Result<()> {
+        let run = Run::new(program("onggid")?).args(["object", "new-key", "--id", id]);
+        run.arg(self.object_keys())
+            .output()
+            .map(drop)
+            .map_err(failure)
     }
 
     fn key_file(&self, user: &User) -> PathBuf {
@@ -332,6 +355,10 @@ impl System {
             writeln!(text, "devices = [{devices}]")?;
         }
         writeln!(text, "[object.filters]\n{}", self.options.object_filters)?;
+        if self.options.object_encryption {
+            let keys = self.object_keys();
+            writeln!(text, "[object.encryption]\nkey_file = {keys:?}")?;
+        }
         Ok(())
     }
 

@@ -9,6 +9,7 @@ pub mod entropy;
 pub mod helper;
 pub mod loopback;
 pub mod page_cache;
+pub mod private;
 pub mod run;
 
 pub use clock::{Clock, SystemClock};

@@ -3,9 +3,11 @@
 //! Unknown keys are errors that name the key and its line. Every key has a default, and every section that names a
 //! role (`identity` and `block`, `object`) turns that role on by being there.
 
+mod encryption;
 mod filters;
 mod target;
 
+pub use encryption::Encryption;
 pub use filters::{CnameLookup, Filters, NameCheck, RateLimit, RatePoint};
 pub use target::{PortalGroup, Target, TargetLimits};
 
@@ -159,6 +161,8 @@ pub struct Object {
     /// What the front door refuses, slows down or tells by itself.
     #[serde(default)]
     pub filters: Filters,
+    /// Whether objects are encrypted before they reach the nodes, and the root secrets for it.
+    pub encryption: Option<Encryption>,
     /// The nodes of this host.
     #[serde(default = "default_nodes")]
     pub nodes: Vec<Node>,

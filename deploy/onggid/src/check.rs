@@ -39,6 +39,14 @@ pub(crate) fn describe(config: &Config) -> String {
             "objects   http://{}, {} copies",
             object.listen, object.replicas
         ));
+        if let Some(encryption) = &object.encryption {
+            let what = match encryption.enabled {
+                true => "objects are encrypted",
+                false => "encrypted objects are read, none is written",
+            };
+            let keys = encryption.key_file.display();
+            line(format!("encryption {what}; root secrets in {keys}"));
+        }
         for node in &object.nodes {
             let devices: Vec<_> = node.devices.iter().map(String::as_str).collect();
             line(format!(

@@ -8,6 +8,7 @@
 mod check;
 mod exports;
 mod locate;
+mod object_key;
 mod ring;
 mod roles;
 mod state;
@@ -113,6 +114,14 @@ enum ObjectCommand {
         #[arg(long)]
         json: bool,
     },
+    /// Make a root secret for encryption at rest: in a new file, or as the last one of a file that is there
+    NewKey {
+        /// The key file, as `object.encryption.key_file` names it
+        file: PathBuf,
+        /// What the secret is called; default: a random name
+        #[arg(long)]
+        id: Option<String>,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -178,7 +187,11 @@ fn dispatch(command: Command) -> Result<ExitCode> {
             })
         }
         Command::CheckConfig(common) => {
-            println!("{}", check::describe(&Config::load(&common.config)?));
+            let config = Config::load(&common.config)?;
+            if let Some(object) = &config.object {
+                roles::secrets::keymaster(object)?;
+            }
+            println!("{}", check::describe(&config));
             Ok(ExitCode::SUCCESS)
         }
         Command::Status { common, wait, json } => {
@@ -193,6 +206,11 @@ fn dispatch(command: Command) -> Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         Command::Ring(arguments) => Ok(ring::run(*arguments)),
+        Command::Object(ObjectCommand::NewKey { file, id }) => {
+            let made = object_key::make(&file, id.as_deref())?;
+            println!("{made}");
+            Ok(ExitCode::SUCCESS)
+        }
         Command::Object(ObjectCommand::Locate { common, path, json }) => {
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()

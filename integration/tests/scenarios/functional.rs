@@ -14,7 +14,13 @@ const TIME_MAX: Duration = Duration::from_secs(1_200);
 /// Tests that pass at least: the others need Keystone, or a Swift that is configured otherwise.
 const PASSED_MIN: usize = 847;
 
-pub(crate) const SCENARIOS: &[Scenario] = &[("functional::swifts_own_suite", swifts_own_suite)];
+pub(crate) const SCENARIOS: &[Scenario] = &[
+    ("functional::swifts_own_suite", swifts_own_suite),
+    (
+        "functional::swifts_own_suite_over_encrypted_objects",
+        encrypted,
+    ),
+];
 
 fn suite() -> Result<PathBuf, Outcome> {
     let folder = std::env::var_os("ONGGI_FUNCTIONAL").map(PathBuf::from);
@@ -28,8 +34,21 @@ fn suite() -> Result<PathBuf, Outcome> {
 }
 
 fn swifts_own_suite() -> Result<Outcome> {
+    passes(&["swift-functional"])
+}
+
+fn encrypted() -> Result<Outcome> {
+    if !crate::needs::long() {
+        let reason = "it takes three minutes more (integration/test --long)";
+        return Ok(Outcome::Skipped(reason.to_owned()));
+    }
+    passes(&["swift-functional", "--encryption"])
+}
+
+/// Runs the suite against what `serve` starts with these arguments.
+fn passes(served: &[&str]) -> Result<Outcome> {
     let folder = need!(suite());
-    let served = Served::start(&["swift-functional"])?;
+    let served = Served::start(served)?;
     let auth = served.text("auth_v1")?;
     let place = auth
         .strip_prefix("http://")

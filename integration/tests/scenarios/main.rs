@@ -9,6 +9,7 @@
 
 mod block;
 mod curl;
+mod encryption;
 mod faults;
 mod functional;
 mod initiator;
@@ -45,6 +46,7 @@ fn main() -> ExitCode {
         tidy::SCENARIOS,
         object::SCENARIOS,
         uploads::SCENARIOS,
+        encryption::SCENARIOS,
         objctl::SCENARIOS,
         object_clients::SCENARIOS,
         block::SCENARIOS,

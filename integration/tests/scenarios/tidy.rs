@@ -123,6 +123,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         ],
     ),
     ("object-model", &["common-units"]),
+    ("object-encryption", &["common-units", "object-model"]),
     ("object-ring", &["common-units", "object-model"]),
     (
         "object-replica",
@@ -182,6 +183,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "common-service",
             "common-identity",
             "object-model",
+            "object-encryption",
             "object-ring",
             "object-replica",
             "object-wire",

@@ -89,7 +89,7 @@ impl Call<'_> {
                 length: tail.length,
                 etag: tail.etag,
                 root: tail.root,
-                system: put.system,
+                system: tail.complete(put.system),
             }),
             content_type_timestamp: put.timestamp,
             content_type: put.content_type,

@@ -8,7 +8,7 @@ use onggi_object_client::{Call, CallBody, CallError, WriteAnswer};
 use onggi_object_device::{
     Device, DeviceError, Location, ObjectKey, RosterKey, RosterRow, StoredObject,
 };
-use onggi_object_model::PolicyIndex;
+use onggi_object_model::{Metadata, PolicyIndex};
 use onggi_object_ring::PathHash;
 use onggi_object_wire::object::Tail;
 use onggi_object_wire::replication::{
@@ -299,6 +299,7 @@ impl Peer<'_> {
             length: body.length,
             etag: body.etag,
             root: body.root,
+            system: Metadata::default(),
         };
         self.is_taken(stream.finish(&tail).await?)
     }

@@ -291,6 +291,7 @@ impl Cluster {
             length: body.len() as u64,
             etag: Etag::EMPTY,
             root: Root::of(body),
+            system: Metadata::default(),
         };
         let is_small = body.len() <= BUFFERED_BYTES_MAX;
         let put = Put {

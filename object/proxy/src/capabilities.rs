@@ -7,7 +7,12 @@ use crate::middleware::symlink::LOOPS_MAX;
 use onggi_object_model::{Policy, limits, manifest};
 
 /// The document, as JSON.
-pub(crate) fn document(policies: &[Policy], remaps_domains: bool, filters: &Filters) -> Vec<u8> {
+pub(crate) fn document(
+    policies: &[Policy],
+    remaps_domains: bool,
+    encrypts: bool,
+    filters: &Filters,
+) -> Vec<u8> {
     let policies: Vec<serde_json::Value> = policies
         .iter()
         .map(|policy| {
@@ -69,6 +74,9 @@ pub(crate) fn document(policies: &[Policy], remaps_domains: bool, filters: &Filt
     });
     if remaps_domains {
         document["domain_remap"] = serde_json::json!({ "default_reseller_prefix": null });
+    }
+    if encrypts {
+        document["encryption"] = serde_json::json!({ "enabled": true });
     }
     filters.tell(&mut document);
     document.to_string().into_bytes()

@@ -334,7 +334,8 @@ impl Core {
             let doubts = filling.doubts(round.doubtful);
             let gone = self.objects_gone(path, info.policy, doubts).await;
             if !filling.add(round.page, &gone) {
-                return Ok((info, filling.into_page()));
+                let page = self.encryption.open_page(path, filling.into_page());
+                return Ok((info, page));
             }
         }
     }
@@ -398,7 +399,7 @@ impl Core {
                 gone.insert(name);
             }
             tasks.spawn(async move {
-                let is_gone = matches!(core.head(policy, &object).await, Err(Fault::NotFound));
+                let is_gone = matches!(core.row(policy, &object).await, Err(Fault::NotFound));
                 is_gone.then_some(name)
             });
         }

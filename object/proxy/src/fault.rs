@@ -65,6 +65,11 @@ pub(crate) enum Fault {
     /// 499: the client went away, or sent less than it announced.
     #[error("the client ended the request early")]
     ClientDisconnect,
+    /// 500: what is stored is encrypted, and does not open.
+    #[error(
+        "The object is encrypted and cannot be decrypted: its root secret is not there, or what is stored was changed. The log of the server says which."
+    )]
+    Undecryptable,
     /// 501.
     #[error("{0}")]
     NotImplemented(String),
@@ -91,6 +96,7 @@ impl Fault {
             Self::RangeNotSatisfiable { .. } => StatusCode::RANGE_NOT_SATISFIABLE,
             Self::Unprocessable => StatusCode::UNPROCESSABLE_ENTITY,
             Self::ClientDisconnect => StatusCode::from_u16(499).unwrap_or(StatusCode::BAD_REQUEST),
+            Self::Undecryptable => StatusCode::INTERNAL_SERVER_ERROR,
             Self::NotImplemented(_) => StatusCode::NOT_IMPLEMENTED,
             Self::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
         }
@@ -144,6 +150,7 @@ impl Fault {
             | Self::PreconditionFailed(_)
             | Self::OverQuota
             | Self::InvalidTempUrl { .. }
+            | Self::Undecryptable
             | Self::NotImplemented(_) => return None,
         })
     }
@@ -211,6 +218,7 @@ impl Fault {
             | Self::TooLarge
             | Self::OverQuota
             | Self::Unprocessable
+            | Self::Undecryptable
             | Self::NotImplemented(_) => {}
         }
         response

@@ -4,6 +4,7 @@ use onggi_common_host::{Clock, Entropy};
 use onggi_common_identity::Verifier;
 use onggi_common_service::config::Filters;
 use onggi_object_client::Nodes;
+use onggi_object_encryption::Keymaster;
 use onggi_object_model::Policy;
 use onggi_object_replica::Consistency;
 use onggi_object_ring::HashSecrets;
@@ -23,6 +24,8 @@ pub struct Options {
     pub storage_domain: Option<String>,
     /// What is refused, slowed down or told before a request reaches the objects.
     pub filters: Filters,
+    /// The root secrets of encryption at rest; the default encrypts nothing.
+    pub keymaster: Arc<Keymaster>,
     /// What an acknowledged write needs.
     pub write_consistency: Consistency,
 }
@@ -37,6 +40,7 @@ impl Options {
             identity_address,
             storage_domain: None,
             filters: Filters::default(),
+            keymaster: Arc::default(),
             write_consistency: Consistency::default(),
         }
     }

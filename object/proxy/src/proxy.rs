@@ -6,6 +6,7 @@ use crate::cluster::Cluster;
 use crate::fault::{Fault, set};
 use crate::gate;
 use crate::middleware::cname_lookup::{AskedHost, CnameLookup};
+use crate::middleware::encryption::Encryption;
 use crate::middleware::filters::Filters;
 use crate::middleware::temp_url::{Scope, TempUrl};
 use crate::middleware::{domain_remap, endpoints, etag_quoter, form_post};
@@ -34,6 +35,7 @@ pub(crate) struct Core {
     pub(crate) cluster: Cluster,
     pub(crate) cache: Cache,
     pub(crate) filters: Filters,
+    pub(crate) encryption: Encryption,
 }
 
 /// The front door.
@@ -64,13 +66,17 @@ impl Proxy {
         let cname_lookup = lookup(&options, &parts)?;
         let filters =
             Filters::new(options.filters).map_err(|source| RingsError::NameCheck { source })?;
+        let encryption = Encryption::new(options.keymaster, Arc::clone(&parts.entropy));
         let remaps = options.storage_domain.is_some();
-        let capabilities = capabilities::document(&options.policies, remaps, &filters);
+        let is_encrypting = encryption.is_on();
+        let capabilities =
+            capabilities::document(&options.policies, remaps, is_encrypting, &filters);
         Ok(Self {
             core: Arc::new(Core {
                 cluster,
                 cache: Cache::default(),
                 filters,
+                encryption,
             }),
             verifier: parts.verifier,
             clock: parts.clock,

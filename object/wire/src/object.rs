@@ -80,10 +80,24 @@ pub struct Put {
 pub struct Tail {
     /// How many bytes there were.
     pub length: u64,
-    /// Their MD5.
+    /// Their MD5, or what a proxy that encrypts puts in its place; nodes only keep it.
     pub etag: Etag,
     /// The root of their chunks' hashes, which the node compares with its own.
     pub root: Root,
+    /// What the system keeps with the bytes and knows only at their end.
+    #[serde(default, skip_serializing_if = "Metadata::is_empty")]
+    pub system: Metadata,
+}
+
+impl Tail {
+    /// All that the system keeps with the bytes, of the head's part.
+    #[must_use]
+    pub fn complete(&self, mut system: Metadata) -> Metadata {
+        for (name, value) in self.system.iter() {
+            system.insert(name, value);
+        }
+        system
+    }
 }
 
 /// Reads an object, or what is known about it.

@@ -58,6 +58,7 @@ pub(crate) async fn proxy(config: &Config, drain: &Drain) -> Result<()> {
     }
     options.storage_domain.clone_from(&object.storage_domain);
     options.filters.clone_from(&object.filters);
+    options.keymaster = Arc::new(secrets::keymaster(object)?);
     let proxy = Arc::new(Proxy::new(options, parts)?);
     let watcher = {
         let (proxy, drain) = (Arc::clone(&proxy), drain.clone());

@@ -43,6 +43,7 @@ fn tail(bytes: &[u8]) -> Tail {
         length: bytes.len() as u64,
         etag: Etag::EMPTY,
         root: Root::of(bytes),
+        system: Metadata::default(),
     }
 }
 

@@ -327,6 +327,7 @@ pub(super) fn put_head(path: &onggi_object_model::ObjectPath) -> onggi_object_wi
             length: 3,
             etag: onggi_object_model::Etag::EMPTY,
             root: onggi_object_wire::Root::of(b"jar"),
+            system: Metadata::default(),
         }),
     }
 }

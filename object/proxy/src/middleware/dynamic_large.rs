@@ -2,6 +2,7 @@
 
 use crate::assembly::{self, Part, Piece, Through};
 use crate::fault::{Fault, set};
+use crate::middleware::encryption::is_known;
 use crate::object::answer::PRECONDITION;
 use crate::proxy::Asking;
 use crate::subrequest::{Answering, parameter, text, unconditional};
@@ -130,6 +131,9 @@ impl Asking {
                 Err(Fault::NotFound) => break,
                 Err(fault) => return Err(fault),
             };
+            if !is_known(&page) {
+                return Err(Fault::Undecryptable);
+            }
             let is_full = page.entries.len() >= query.limit;
             for entry in page.entries {
                 let ListingEntry::Item(item) = entry else {

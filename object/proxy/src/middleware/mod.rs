@@ -1,7 +1,7 @@
 //! What stands between a request and the stored thing: one module per feature of Swift's pipeline.
 //!
 //! An object's request passes, from the outside in: copy, quotas, static large objects, dynamic large objects, versions,
-//! links, and then the object as it is stored. Each is a function over the parsed request that answers, or asks the
+//! links, encryption, and then the object as it is stored. Each is a function over the parsed request that answers, or asks the
 //! next one. The requests the middleware makes of itself enter below the one that makes them.
 
 pub(crate) mod bulk;
@@ -11,6 +11,7 @@ mod copy;
 pub(crate) mod cors;
 pub(crate) mod domain_remap;
 mod dynamic_large;
+pub(crate) mod encryption;
 pub(crate) mod endpoints;
 pub(crate) mod etag_quoter;
 pub(crate) mod extract;

@@ -37,7 +37,8 @@ impl Core {
             .filter(|text| !text.is_empty())
             .map(str::to_owned);
         // An expired object is not there, though its row still is.
-        self.head(policy, path).await?;
+        self.row(policy, path).await?;
+        self.encryption.seal_metadata(path, &mut metadata)?;
         for _ in 0..STAMPS_MAX {
             let base = Post {
                 which: Which::whole(policy, path.clone()),
@@ -112,7 +113,7 @@ impl Core {
                 "Bad X-If-Delete-At header value".to_owned(),
             ));
         }
-        let known = self.head(policy, path).await?;
+        let known = self.row(policy, path).await?;
         if known.info.metadata.get("x-delete-at") == Some(wanted) {
             Ok(())
         } else {

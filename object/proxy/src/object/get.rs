@@ -9,6 +9,7 @@ use crate::proxy::Core;
 use onggi_common_service::http::{Body, empty, full};
 use onggi_common_units::Timestamp;
 use onggi_object_client::GetAnswer;
+use onggi_object_encryption::BodyCipher;
 use onggi_object_model::{ByteRange, Metadata, ObjectInfo, ObjectPath, PolicyIndex};
 use onggi_object_replica::{Answer, GetStep, merge};
 use onggi_object_wire::Place;
@@ -49,6 +50,8 @@ struct Located {
     open: Option<onggi_object_client::Body>,
     /// Where else the same bytes may be, best first.
     sources: Vec<Place>,
+    /// What decrypts the bytes, when they are encrypted.
+    cipher: Option<BodyCipher>,
 }
 
 fn classify(said: &Said) -> Answer {
@@ -148,6 +151,13 @@ impl Core {
         policy: PolicyIndex,
         path: &ObjectPath,
     ) -> Result<Known, Fault> {
+        let mut known = self.row(policy, path).await?;
+        self.encryption.open(path, &mut known)?;
+        Ok(known)
+    }
+
+    /// The same as nodes know it: what is encrypted is not opened.
+    pub(crate) async fn row(&self, policy: PolicyIndex, path: &ObjectPath) -> Result<Known, Fault> {
         let get = Get {
             which: Which::whole(policy, path.clone()),
             range: None,
@@ -173,7 +183,7 @@ impl Core {
             version: None,
         };
         let asked = self.ask(&get, path, true).await?;
-        let known = merged(&asked, self.cluster.clock.now())?;
+        let mut known = merged(&asked, self.cluster.clock.now())?;
         let GetStep::Read { data: version } = asked.step else {
             return Err(Fault::NotFound);
         };
@@ -219,6 +229,7 @@ impl Core {
         let mut sources: Vec<Place> = members.into_iter().map(|member| member.place).collect();
         sources.extend(replicas.handoffs().into_iter().map(|member| member.place));
         Ok(Located {
+            cipher: self.encryption.open(path, &mut known)?,
             known,
             version,
             range,
@@ -241,9 +252,13 @@ impl Core {
             range,
             open,
             sources,
+            mut cipher,
         } = located;
         let (start, end) =
             range.map_or((0, known.info.length), |range| (range.start(), range.end()));
+        if let Some(cipher) = &mut cipher {
+            cipher.seek(start);
+        }
         let mut reading = Reading {
             nodes: self.cluster.nodes.clone(),
             which: Which::whole(policy, path.clone()),
@@ -252,6 +267,7 @@ impl Core {
             end,
             current: open,
             sources: sources.into_iter(),
+            cipher,
         };
         if start >= end {
             return Ok(Opened {
@@ -262,8 +278,11 @@ impl Core {
         }
         if end - start <= WHOLE_BYTES_MAX {
             let mut whole = Vec::with_capacity(usize::try_from(end - start).unwrap_or(0));
-            while let Some(piece) = reading.next().await? {
+            while let Some(piece) = reading.next_stored().await? {
                 whole.extend_from_slice(&piece);
+            }
+            if let Some(cipher) = &mut reading.cipher {
+                cipher.apply(&mut whole);
             }
             return Ok(Opened {
                 known,

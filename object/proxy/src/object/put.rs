@@ -5,6 +5,7 @@ use super::stream::Fan;
 use super::write_reply;
 use crate::driver;
 use crate::fault::{Fault, set};
+use crate::middleware::encryption::encrypt;
 use crate::object::answer::PRECONDITION;
 use crate::proxy::Core;
 use crate::subrequest::{is_true, text};
@@ -16,12 +17,13 @@ use md5::{Digest as _, Md5};
 use onggi_common_service::http::{Body, Response, Stalled, empty};
 use onggi_common_units::Timestamp;
 use onggi_object_client::WriteAnswer;
+use onggi_object_encryption::Sealing;
 use onggi_object_model::limits::OBJECT_BYTES_MAX;
 use onggi_object_model::precondition::last_modified;
 use onggi_object_model::{Etag, Metadata, ObjectPath, ObjectRecord, PolicyIndex, Verdict};
 use onggi_object_replica::{Consistency, Failure, Outcome};
 use onggi_object_wire::object::{BUFFERED_BYTES_MAX, Put, Tail, Which};
-use onggi_object_wire::{ChunkHasher, Place};
+use onggi_object_wire::{ChunkHasher, Place, Root};
 
 const TIMESTAMP: http::HeaderName = http::HeaderName::from_static("x-timestamp");
 
@@ -44,23 +46,33 @@ pub(super) struct NewObject {
     pub(super) if_absent: bool,
 }
 
-/// A body on its way in: every byte is hashed once.
+/// A body on its way in: every byte is hashed for the client as it comes, and for the nodes as they get it.
 struct Arriving {
     body: Body,
     md5: Md5,
     chunks: ChunkHasher,
+    sealing: Option<Sealing>,
+}
+
+/// A body that came whole.
+struct Arrived {
+    /// The MD5 of what the client sent.
+    etag: Etag,
+    /// What nodes are told.
+    tail: Tail,
 }
 
 impl Arriving {
-    fn new(body: Body) -> Self {
+    fn new(body: Body, sealing: Option<Sealing>) -> Self {
         Self {
             body,
             md5: Md5::new(),
             chunks: ChunkHasher::new(),
+            sealing,
         }
     }
 
-    /// The next bytes; `None` at the end.
+    /// The next bytes as they are stored; `None` at the end.
     async fn next(&mut self) -> Result<Option<Bytes>, Fault> {
         loop {
             let frame = match self.body.frame().await {
@@ -76,6 +88,10 @@ impl Arriving {
                 continue;
             }
             self.md5.update(&bytes);
+            let bytes = match &mut self.sealing {
+                None => bytes,
+                Some(sealing) => encrypt(sealing, bytes),
+            };
             self.chunks.update(&bytes);
             if self.chunks.length() > OBJECT_BYTES_MAX {
                 return Err(Fault::TooLarge);
@@ -96,20 +112,33 @@ impl Arriving {
         Ok((first.freeze(), false))
     }
 
-    fn finish(self) -> Tail {
+    fn finish(self) -> Arrived {
         let hash = self.chunks.finish();
         let etag = Etag::new(self.md5.finalize().into());
-        Tail {
+        let (kept, system) = match self.sealing {
+            None => (etag, Metadata::default()),
+            Some(sealing) => (stand_in(&hash.root), sealing.finish(&etag)),
+        };
+        let tail = Tail {
             length: hash.length,
-            etag,
+            etag: kept,
             root: hash.root,
-        }
+            system,
+        };
+        Arrived { etag, tail }
     }
+}
+
+/// What nodes keep in the place of an encrypted body's MD5, which they must not know: the beginning of the root that they
+/// check the bytes against. Nobody is shown it.
+fn stand_in(root: &Root) -> Etag {
+    let digest = root.as_bytes().first_chunk();
+    digest.map_or(Etag::EMPTY, |digest| Etag::new(*digest))
 }
 
 /// Whether a request has no body.
 pub(crate) async fn is_empty(body: Body) -> Result<bool, Fault> {
-    Ok(Arriving::new(body).next().await?.is_none())
+    Ok(Arriving::new(body, None).next().await?.is_none())
 }
 
 /// An answer without a body or a word about one.
@@ -267,13 +296,15 @@ impl Core {
     }
 
     /// Takes the bytes and stores them.
-    pub(super) async fn store(&self, new: NewObject, body: Body) -> Result<Response, Fault> {
-        let mut arriving = Arriving::new(body);
+    async fn store(&self, mut new: NewObject, body: Body) -> Result<Response, Fault> {
+        let (metadata, system) = (&mut new.metadata, &mut new.system);
+        let sealing = self.encryption.seal_new(&new.path, metadata, system)?;
+        let mut arriving = Arriving::new(body, sealing);
         let (first, is_all) = arriving.begin().await?;
         if is_all {
-            let tail = arriving.finish();
-            check_etag(&new, &tail)?;
-            return self.store_whole(&new, first, tail).await;
+            let arrived = arriving.finish();
+            check_etag(&new, &arrived)?;
+            return self.store_whole(&new, first, arrived).await;
         }
         let timestamp = self.cluster.clock.stamp();
         let mut fan = Fan::open(self, &new, timestamp)?;
@@ -281,13 +312,13 @@ impl Core {
         while let Some(bytes) = arriving.next().await? {
             fan.send(bytes).await?;
         }
-        let tail = arriving.finish();
+        let arrived = arriving.finish();
         // Dropping the streams gives the PUT up: nothing of it stays.
-        check_etag(&new, &tail)?;
+        check_etag(&new, &arrived)?;
         let needed = fan.needed();
-        let (outcome, answers) = fan.finish(&tail).await;
+        let (outcome, answers) = fan.finish(&arrived.tail).await;
         match outcome {
-            Outcome::Stored { .. } => self.acknowledge(&new, &tail, timestamp, &answers).await,
+            Outcome::Stored { .. } => self.acknowledge(&new, &arrived, timestamp, &answers).await,
             Outcome::Failed(Failure::Newer { newest })
                 if newest <= self.cluster.clock.now() && count_settled(&answers) >= needed =>
             {
@@ -304,7 +335,7 @@ impl Core {
         &self,
         new: &NewObject,
         bytes: Bytes,
-        tail: Tail,
+        arrived: Arrived,
     ) -> Result<Response, Fault> {
         let replicas = self
             .cluster
@@ -314,7 +345,7 @@ impl Core {
         for _ in 0..STAMPS_MAX {
             let timestamp = self.cluster.clock.stamp();
             let base = Put {
-                tail: Some(tail.clone()),
+                tail: Some(arrived.tail.clone()),
                 ..new.put(timestamp, Vec::new())
             };
             let nodes = self.cluster.nodes.clone();
@@ -337,7 +368,7 @@ impl Core {
                         .into_iter()
                         .map(|(_, answer)| answer)
                         .collect();
-                    return self.acknowledge(new, &tail, timestamp, &answers).await;
+                    return self.acknowledge(new, &arrived, timestamp, &answers).await;
                 }
                 Outcome::Failed(Failure::Newer { newest }) => self.cluster.clock.observe(newest),
                 Outcome::Failed(failure) => return Err(self.failed(failure)),
@@ -362,10 +393,11 @@ impl Core {
     async fn acknowledge(
         &self,
         new: &NewObject,
-        tail: &Tail,
+        arrived: &Arrived,
         timestamp: Timestamp,
         answers: &[WriteAnswer],
     ) -> Result<Response, Fault> {
+        let tail = &arrived.tail;
         let answers: Vec<&WriteAnswer> = answers.iter().collect();
         let record = || ObjectRecord {
             name: new.path.object.clone(),
@@ -376,7 +408,7 @@ impl Core {
             length: tail.length,
             etag: tail.etag,
             content_type: new.content_type.clone(),
-            annotations: onggi_object_wire::row::annotations(&new.system),
+            annotations: onggi_object_wire::row::annotations(&tail.complete(new.system.clone())),
         };
         let listed = self
             .list_record(&new.path, new.policy, &answers, record)
@@ -386,7 +418,7 @@ impl Core {
         }
         let mut response = plain(StatusCode::CREATED);
         let headers = response.headers_mut();
-        set(headers, header::ETAG, &tail.etag.to_string());
+        set(headers, header::ETAG, &arrived.etag.to_string());
         set(headers, header::LAST_MODIFIED, &last_modified(timestamp));
         set(headers, TIMESTAMP, &timestamp.normal());
         Ok(response)
@@ -446,11 +478,11 @@ fn announced_length(headers: &HeaderMap) -> Result<Option<u64>, Fault> {
     Ok(Some(length))
 }
 
-fn check_etag(new: &NewObject, tail: &Tail) -> Result<(), Fault> {
+fn check_etag(new: &NewObject, arrived: &Arrived) -> Result<(), Fault> {
     let Some(expected) = &new.etag else {
         return Ok(());
     };
-    if expected.eq_ignore_ascii_case(&tail.etag.to_string()) {
+    if expected.eq_ignore_ascii_case(&arrived.etag.to_string()) {
         Ok(())
     } else {
         Err(Fault::Unprocessable)

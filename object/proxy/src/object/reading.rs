@@ -1,6 +1,7 @@
 //! An object's bytes from one node after another, and the body they make.
 
 use crate::fault::Fault;
+use crate::middleware::encryption::decrypt;
 use bytes::Bytes;
 use core::pin::Pin;
 use core::task::{Context, Poll};
@@ -10,6 +11,7 @@ use http_body_util::BodyExt as _;
 use onggi_common_service::http::{Body, BodyError};
 use onggi_common_units::Timestamp;
 use onggi_object_client::{GetAnswer, Nodes};
+use onggi_object_encryption::BodyCipher;
 use onggi_object_model::ByteRange;
 use onggi_object_wire::Place;
 use onggi_object_wire::object::{Get, Wanted, Which};
@@ -29,11 +31,22 @@ pub(super) struct Reading {
     pub(super) end: u64,
     pub(super) current: Option<onggi_object_client::Body>,
     pub(super) sources: std::vec::IntoIter<Place>,
+    /// What decrypts the bytes, when they are encrypted; it stands where the reading stands.
+    pub(super) cipher: Option<BodyCipher>,
 }
 
 impl Reading {
     /// The next bytes; `None` at the end. 503 when nobody has them any more.
     pub(super) async fn next(&mut self) -> Result<Option<Bytes>, Fault> {
+        let bytes = self.next_stored().await?;
+        Ok(match &mut self.cipher {
+            None => bytes,
+            Some(cipher) => bytes.map(|bytes| decrypt(cipher, bytes)),
+        })
+    }
+
+    /// The same as they are stored.
+    pub(super) async fn next_stored(&mut self) -> Result<Option<Bytes>, Fault> {
         while self.position < self.end {
             if self.current.is_none() {
                 self.open_next().await?;
