@@ -6,8 +6,12 @@ use crate::middleware::filters::Filters;
 use crate::middleware::symlink::LOOPS_MAX;
 use onggi_object_model::{Policy, limits, manifest};
 
-/// The document, as JSON.
-pub(crate) fn document(policies: &[Policy], remaps_domains: bool, filters: &Filters) -> Vec<u8> {
+/// The document.
+pub(crate) fn document(
+    policies: &[Policy],
+    remaps_domains: bool,
+    filters: &Filters,
+) -> serde_json::Value {
     let policies: Vec<serde_json::Value> = policies
         .iter()
         .map(|policy| {
@@ -71,7 +75,7 @@ pub(crate) fn document(policies: &[Policy], remaps_domains: bool, filters: &Filt
         document["domain_remap"] = serde_json::json!({ "default_reseller_prefix": null });
     }
     filters.tell(&mut document);
-    document.to_string().into_bytes()
+    document
 }
 
 /// What a signed URL may be for, and which headers pass with one.

@@ -13,7 +13,7 @@ mod file;
 use core::time::Duration;
 use hmac::{Hmac, KeyInit, Mac};
 use onggi_common_units::Secret;
-use onggi_object_model::path::{encode_rest, encode_segment};
+use onggi_object_model::path::{decode_segment, encode_rest, encode_segment};
 use sha1::Sha1;
 use std::collections::BTreeMap;
 use subtle::{Choice, ConstantTimeEq};
@@ -209,7 +209,7 @@ impl Realms {
         })?;
         // Whether it was given encoded or not, what is sent and signed is the one encoded form.
         let encoded = |part: &str| {
-            let decoded = file::percent_decoded(part).ok_or_else(format)?;
+            let decoded = decode_segment(part).ok_or_else(format)?;
             let is_dots = matches!(decoded.as_str(), "" | "." | "..");
             if is_dots || decoded.contains(['/', '\0']) {
                 return Err(format());

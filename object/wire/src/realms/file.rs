@@ -65,11 +65,6 @@ pub enum Problem {
     Interval,
 }
 
-/// A text with its percent-encoding undone; `None` when that is no UTF-8.
-pub(super) fn percent_decoded(text: &str) -> Option<String> {
-    onggi_object_model::path::decode_segment(text)
-}
-
 /// A value with its doubled percent signs made single.
 fn value(text: &str) -> Result<String, Problem> {
     let single = text.replace("%%", "");
@@ -196,7 +191,9 @@ fn line(text: &str) -> Result<Line<'_>, Problem> {
         return Err(Problem::Continued);
     }
     if let Some(section) = bare.strip_prefix('[') {
-        return Ok(Line::Section(section.strip_suffix(']').ok_or(Problem::Syntax)?));
+        return Ok(Line::Section(
+            section.strip_suffix(']').ok_or(Problem::Syntax)?,
+        ));
     }
     let at = bare.find(['=', ':']).ok_or(Problem::Syntax)?;
     let (option, rest) = bare.split_at(at);

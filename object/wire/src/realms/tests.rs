@@ -68,11 +68,7 @@ fn a_request_holds_under_either_key_of_its_realm_and_over_nothing_else() {
     for (auth, key, why) in [
         (auth.as_str(), Some(&wrong), SyncRefusal::Forged),
         (&auth, None, SyncRefusal::NoContainerKey),
-        (
-            &auth,
-            Some(&Secret::new("")),
-            SyncRefusal::NoContainerKey,
-        ),
+        (&auth, Some(&Secret::new("")), SyncRefusal::NoContainerKey),
         ("realm1 n", Some(&key), SyncRefusal::Malformed),
         ("", Some(&key), SyncRefusal::Malformed),
         ("nowhere n 00", Some(&key), SyncRefusal::NoRealmKey),
@@ -95,7 +91,11 @@ fn a_file_is_read_as_swift_reads_it() {
     let to = realms.destination("//REALM1/two/AUTH_x/c%20d/").unwrap();
     let to = to.unwrap();
     assert_eq!(
-        (to.path.as_str(), to.endpoint.host.as_str(), to.endpoint.port),
+        (
+            to.path.as_str(),
+            to.endpoint.host.as_str(),
+            to.endpoint.port
+        ),
         ("/swift/v1/AUTH_x/c%20d", "::1", 8080)
     );
     assert_eq!(to.object("a b/c?"), "/swift/v1/AUTH_x/c%20d/a%20b/c%3F");
@@ -115,7 +115,10 @@ fn a_destination_that_leads_nowhere_is_told_in_swifts_words() {
         ("//a/b", "Invalid X-Container-Sync-To format '//a/b'"),
         ("//realm1/one/a/c/o", "Invalid X-Container-Sync-To format"),
         ("//realm1/one/../c", "Invalid X-Container-Sync-To format"),
-        ("//realm1/one/a/%2e%2e", "Invalid X-Container-Sync-To format"),
+        (
+            "//realm1/one/a/%2e%2e",
+            "Invalid X-Container-Sync-To format",
+        ),
         ("//realm1/one/a%2Fb/c", "Invalid X-Container-Sync-To format"),
         ("//realm1/one//c", "Invalid X-Container-Sync-To format"),
         ("//realm1/one/a/%ff", "Invalid X-Container-Sync-To format"),
@@ -148,11 +151,19 @@ fn a_malformed_file_is_told_by_line_and_never_by_value() {
         ("[]", 1, Problem::Name),
         ("[DEFAULT]\nkey = sesame", 2, Problem::Unknown),
         ("[DEFAULT]\nmtime_check_interval = -1", 2, Problem::Interval),
-        ("[DEFAULT]\nmtime_check_interval = nan", 2, Problem::Interval),
+        (
+            "[DEFAULT]\nmtime_check_interval = nan",
+            2,
+            Problem::Interval,
+        ),
         ("[r]\ncluster_ = http://h/v1", 2, Problem::Name),
         ("[r]\ncluster_a = ftp://h/v1", 2, Problem::Endpoint),
         ("[r]\ncluster_a = http://h", 2, Problem::Endpoint),
-        ("[r]\ncluster_a = http://u:sesame@h/v1", 2, Problem::Endpoint),
+        (
+            "[r]\ncluster_a = http://u:sesame@h/v1",
+            2,
+            Problem::Endpoint,
+        ),
         ("[r]\ncluster_a = http://h:0/v1", 2, Problem::Endpoint),
         ("[r]\ncluster_a = http://[::1/v1", 2, Problem::Endpoint),
         ("[r]\ncluster_a = http://h/v1?x", 2, Problem::Endpoint),
