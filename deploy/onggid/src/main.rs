@@ -178,7 +178,9 @@ fn dispatch(command: Command) -> Result<ExitCode> {
             })
         }
         Command::CheckConfig(common) => {
-            println!("{}", check::describe(&Config::load(&common.config)?));
+            let config = Config::load(&common.config)?;
+            check::realms(&config)?;
+            println!("{}", check::describe(&config));
             Ok(ExitCode::SUCCESS)
         }
         Command::Status { common, wait, json } => {
@@ -210,6 +212,7 @@ fn load(common: &Common) -> Result<Config> {
 
 fn run(common: &Common, single_process: bool) -> Result<ExitCode> {
     let config = load(common)?;
+    check::realms(&config)?;
     let folder = StateFolder::hold(&config.state)?;
     roles::prepare(&config)?;
     if single_process {

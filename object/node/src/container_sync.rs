@@ -176,7 +176,8 @@ impl Sender {
         let sent = self.send(&work, &to).await;
         let interval = self.options.interval;
         self.with_state(&disk, key, |state| match &sent {
-            Ok(()) => (state.failed_passes, state.not_before) = (0, None),
+            // What there was no time for comes next time.
+            Ok(()) | Err(RowError::NotTried) => (state.failed_passes, state.not_before) = (0, None),
             Err(_) => {
                 state.failed_passes = state
                     .failed_passes
@@ -185,7 +186,9 @@ impl Sender {
                 state.not_before = Some(Instant::now() + interval * (1 << state.failed_passes));
             }
         });
-        if let Err(error) = sent {
+        if let Err(error) = sent
+            && !matches!(error, RowError::NotTried)
+        {
             let from = &work.route.from;
             tracing::warn!(%error, container = %from, %to, "a container could not be sent in full; it is tried again");
         }
@@ -257,29 +260,23 @@ impl Sender {
             let known = self.with_state(&work.disk, work.key, |state| state.sent.clone());
             let unknown = page.into_iter().filter(|(n, _)| !known.contains(n));
             let fared = self.send_all(work, unknown.collect()).await;
-            let mut failed_at = None;
+            let was_well = first_failure.is_ok();
+            let mut reached = at;
             for (number, outcome) in fared {
                 match outcome {
                     Ok(()) => self.remember(work, number),
                     Err(error) => {
-                        failed_at.get_or_insert(number);
+                        reached = reached.min(number - 1);
                         first_failure = first_failure.and(Err(error));
                     }
                 }
             }
-            if first_failure.is_ok() {
-                points.settled = at;
+            if was_well {
+                points.settled = reached;
                 work.keep(points).await?;
-                let settled = points.settled;
                 self.with_state(&work.disk, work.key, |state| {
-                    state.sent = state.sent.split_off(&(settled + 1));
+                    state.sent = state.sent.split_off(&(reached + 1));
                 });
-            } else if let Some(failed_at) =
-                failed_at.filter(|n| *n > points.settled && known.is_empty())
-            {
-                // What came before the first that failed is settled.
-                points.settled = points.settled.max(failed_at - 1);
-                work.keep(points).await?;
             }
         }
         first_failure

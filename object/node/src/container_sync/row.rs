@@ -93,7 +93,8 @@ impl RowError {
     pub(super) const fn is_peer_away(&self) -> bool {
         matches!(
             self,
-            Self::Remote(PeerError::Connect { .. }) | Self::Proxy(PeerError::Connect { .. })
+            Self::Remote(PeerError::Connect { .. } | PeerError::Stalled { .. })
+                | Self::Proxy(PeerError::Connect { .. })
         )
     }
 }
