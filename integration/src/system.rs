@@ -69,6 +69,8 @@ pub struct Options {
     pub object: Option<ObjectOptions>,
     /// What stands in `[object.filters]`.
     pub object_filters: &'static str,
+    /// The realms file of container sync, if containers are copied, and which cluster this is (`//realm/cluster`).
+    pub container_sync: Option<(PathBuf, &'static str)>,
     /// All roles in one process instead of one process each.
     pub single_process: bool,
     /// Users of v1 auth.
@@ -332,6 +334,12 @@ impl System {
             writeln!(text, "devices = [{devices}]")?;
         }
         writeln!(text, "[object.filters]\n{}", self.options.object_filters)?;
+        if let Some((realms, current)) = &self.options.container_sync {
+            writeln!(
+                text,
+                "[object.container_sync]\nrealms = {realms:?}\ncurrent = \"{current}\"\ninterval_seconds = 1"
+            )?;
+        }
         Ok(())
     }
 

@@ -8,6 +8,7 @@
 )]
 
 mod block;
+mod container_sync;
 mod curl;
 mod faults;
 mod functional;
@@ -45,6 +46,7 @@ fn main() -> ExitCode {
         tidy::SCENARIOS,
         object::SCENARIOS,
         uploads::SCENARIOS,
+        container_sync::SCENARIOS,
         objctl::SCENARIOS,
         object_clients::SCENARIOS,
         block::SCENARIOS,
