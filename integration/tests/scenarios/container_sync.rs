@@ -238,9 +238,12 @@ fn link(side: &Side) -> Result<()> {
 /// Changes of every kind while the other cluster is away, and a node that is killed while it sends them.
 fn apart(a: &Side, b: &mut Side, folder: &Path) -> Result<()> {
     b.system.stop()?;
-    let mut made = Vec::new();
+    let (curl, mut made) = (a.curl()?, Vec::new());
     for n in 0..40usize {
-        made.push(a.upload(folder, &format!("many/{n:02}"), 1 << (n % 18), &[])?);
+        let path = folder.join("many");
+        made.push(random_file(&path, 1 << (n % 18))?);
+        let from = format!("@{}", path.display());
+        curl.put(&format!("/c/many/{n:02}"), &from)?;
     }
     a.swift(&["delete", "c", "from b"])?;
     a.swift(&["post", "c", "small", "-m", "Color:green"])?;
