@@ -1,3 +1,5 @@
+//! Realms, destinations and signatures: what Swift itself makes, and what hostile files and headers do.
+
 use super::*;
 use file::Problem;
 use proptest::prelude::*;
