@@ -8,6 +8,7 @@ use anyhow::{Context as _, Result, ensure};
 use onggi_common_host::durable::{self, Visibility};
 use onggi_integration::system::{ObjectOptions, Options, System, User, run};
 use serde_json::Value;
+use std::cell::OnceCell;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -48,6 +49,7 @@ fn system(realms: &Path, current: &'static str, nodes: usize) -> Result<System> 
 struct Side {
     system: System,
     swift: PathBuf,
+    session: OnceCell<Curl>,
 }
 
 impl Side {
@@ -56,8 +58,13 @@ impl Side {
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
-    fn curl(&self) -> Result<Curl> {
-        Curl::login(&self.system, LOGIN)
+    /// One session for all requests: its token outlives the daemons.
+    fn curl(&self) -> Result<&Curl> {
+        if let Some(known) = self.session.get() {
+            return Ok(known);
+        }
+        let curl = Curl::login(&self.system, LOGIN)?;
+        Ok(self.session.get_or_init(|| curl))
     }
 
     /// A container's listing with everything it says, times among it.
@@ -126,6 +133,7 @@ fn two_clusters() -> Result<Outcome> {
         Ok(Side {
             system: system(&realms, current, nodes)?,
             swift: swift.clone(),
+            session: OnceCell::new(),
         })
     };
     let (a, mut b) = (side("//realm1/a", 3)?, side("//realm1/b", 1)?);
