@@ -71,6 +71,8 @@ pub struct Options {
     pub object_filters: &'static str,
     /// Whether objects are encrypted; the root secret `k1` is made at the first start.
     pub object_encryption: bool,
+    /// The realms file of container sync, if containers are copied, and which cluster this is (`//realm/cluster`).
+    pub container_sync: Option<(PathBuf, &'static str)>,
     /// All roles in one process instead of one process each.
     pub single_process: bool,
     /// Users of v1 auth.
@@ -358,6 +360,12 @@ impl System {
         if self.options.object_encryption {
             let keys = self.object_keys();
             writeln!(text, "[object.encryption]\nkey_file = {keys:?}")?;
+        }
+        if let Some((realms, current)) = &self.options.container_sync {
+            writeln!(
+                text,
+                "[object.container_sync]\nrealms = {realms:?}\ncurrent = \"{current}\"\ninterval_seconds = 1"
+            )?;
         }
         Ok(())
     }

@@ -3,10 +3,12 @@
 //! Unknown keys are errors that name the key and its line. Every key has a default, and every section that names a
 //! role (`identity` and `block`, `object`) turns that role on by being there.
 
+mod container_sync;
 mod encryption;
 mod filters;
 mod target;
 
+pub use container_sync::ContainerSync;
 pub use encryption::Encryption;
 pub use filters::{CnameLookup, Filters, NameCheck, RateLimit, RatePoint};
 pub use target::{PortalGroup, Target, TargetLimits};
@@ -163,6 +165,8 @@ pub struct Object {
     pub filters: Filters,
     /// Whether objects are encrypted before they reach the nodes, and the root secrets for it.
     pub encryption: Option<Encryption>,
+    /// How containers are copied to and from other clusters, if they are.
+    pub container_sync: Option<ContainerSync>,
     /// The nodes of this host.
     #[serde(default = "default_nodes")]
     pub nodes: Vec<Node>,
@@ -466,6 +470,13 @@ impl Object {
                 self.replicas
             );
             return Some(("object.replicas", problem));
+        }
+        if let Some(problem) = self
+            .container_sync
+            .as_ref()
+            .and_then(ContainerSync::contradiction)
+        {
+            return Some(problem);
         }
         let mut names = BTreeSet::new();
         let legal = |name: &str| {

@@ -1,7 +1,23 @@
 //! `onggid check-config`: what a configuration would run.
 
+use anyhow::Result;
 use onggi_common_service::Config;
 use onggi_common_service::config::PoolKind;
+
+/// Whether the realms of container sync can be read, where there are any.
+///
+/// # Errors
+/// When they cannot.
+pub(crate) fn realms(config: &Config) -> Result<()> {
+    let sync = config
+        .object
+        .as_ref()
+        .and_then(|object| object.container_sync.as_ref());
+    if let Some(sync) = sync {
+        crate::roles::realms::load(&sync.realms)?;
+    }
+    Ok(())
+}
 
 /// A configuration in words, a line per listener and store.
 pub(crate) fn describe(config: &Config) -> String {
@@ -46,6 +62,9 @@ pub(crate) fn describe(config: &Config) -> String {
             };
             let keys = encryption.key_file.display();
             line(format!("encryption {what}; root secrets in {keys}"));
+        }
+        if let Some(sync) = &object.container_sync {
+            line(format!("realms    {}", sync.realms.display()));
         }
         for node in &object.nodes {
             let devices: Vec<_> = node.devices.iter().map(String::as_str).collect();

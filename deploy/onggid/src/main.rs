@@ -191,6 +191,7 @@ fn dispatch(command: Command) -> Result<ExitCode> {
             if let Some(object) = &config.object {
                 roles::secrets::keymaster(object)?;
             }
+            check::realms(&config)?;
             println!("{}", check::describe(&config));
             Ok(ExitCode::SUCCESS)
         }
@@ -228,6 +229,7 @@ fn load(common: &Common) -> Result<Config> {
 
 fn run(common: &Common, single_process: bool) -> Result<ExitCode> {
     let config = load(common)?;
+    check::realms(&config)?;
     let folder = StateFolder::hold(&config.state)?;
     roles::prepare(&config)?;
     if single_process {

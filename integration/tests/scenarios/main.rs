@@ -8,6 +8,7 @@
 )]
 
 mod block;
+mod container_sync;
 mod curl;
 mod encryption;
 mod faults;
@@ -47,6 +48,7 @@ fn main() -> ExitCode {
         object::SCENARIOS,
         uploads::SCENARIOS,
         encryption::SCENARIOS,
+        container_sync::SCENARIOS,
         objctl::SCENARIOS,
         object_clients::SCENARIOS,
         block::SCENARIOS,

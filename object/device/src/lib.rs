@@ -11,8 +11,8 @@
 //! | `roster` | kind 1, path hash 16 | [`roster_row::RosterRow`]: a container or an account |
 //! | `record` | kind 1, path hash 16, shard 2, name | a record of the roster and its place in the change log |
 //! | `change` | kind 1, path hash 16, sequence 8 | the name of the record changed then: one entry per record |
-//! | `sync` | kind 1, path hash 16, peer 16 | how far of the change log the peer has |
-//! | `pending` | kind 1, key | what other devices still have to be told |
+//! | `sync` | kind 1, path hash 16, peer 16 | how far of the change log the peer has; also the cluster it is copied to |
+//! | `pending` | kind 1, key | what other devices still have to be told, and which containers are copied to another cluster |
 //!
 //! A partition is the top bits of the path hash, so it is one range of `object` and of `digest` at any partition power
 //! up to the slot bits. Whatever belongs together is written in one synced batch: the row, its digest, its pending row.
@@ -22,6 +22,7 @@
 //! given out.
 
 pub mod body;
+pub mod container_sync;
 pub mod device;
 pub mod digests;
 pub mod error;
@@ -44,6 +45,7 @@ pub mod upload;
 mod tests;
 
 pub use body::BodyReader;
+pub use container_sync::SyncPoints;
 pub use device::{Device, DeviceOptions};
 pub use error::{DeviceError, OpenError};
 pub use key::{ObjectKey, RosterKey, RosterKind};

@@ -3,6 +3,7 @@
 //! A record is stored with the sequence number of its last change; the change log holds one entry per record, under that
 //! number. So what a peer lacks since its sync point is one range of the log.
 
+use crate::container_sync;
 use crate::device::{Device, snapshot};
 use crate::digests::Part;
 use crate::error::DeviceError;
@@ -123,6 +124,7 @@ impl Device {
         if key.kind == RosterKind::Container && before.map(RosterRow::told) != Some(after.told()) {
             pending::stage_roster(&mut batch, key);
         }
+        container_sync::stage(&mut batch, key, before, after);
         let digests = self.digest_table();
         let old = before.map(|row| part(key, row));
         let scope = key.kind.scope();
@@ -364,6 +366,7 @@ impl Device {
         for table in [RECORD, CHANGE, SYNC] {
             batch.delete_range(table, KeyRange::prefix(key.bytes()));
         }
+        container_sync::stage_drop(&mut batch, key);
         let digests = self.digest_table();
         let scope = key.kind.scope();
         let change = digests.stage(&mut batch, scope, key.slot(), Some(part(key, &row)), None);

@@ -1,5 +1,6 @@
 //! What a device promises, asked of both engines: RocksDB and the memory twin.
 
+mod container_sync;
 mod crash;
 mod damage;
 mod rosters;

@@ -188,6 +188,13 @@ pub fn query_pairs(raw: &str) -> impl Iterator<Item = (std::borrow::Cow<'_, str>
     crate::listing::pairs(raw).map(|(name, value)| (name, value.ok()))
 }
 
+/// A text with its percent-encoding undone; `None` when what comes out is no UTF-8.
+#[must_use]
+pub fn decode_segment(text: &str) -> Option<String> {
+    let decoded = percent_decode_str(text).decode_utf8().ok()?;
+    Some(decoded.into_owned())
+}
+
 /// One path segment or query value, percent-encoded.
 #[must_use]
 pub fn encode_segment(text: &str) -> String {

@@ -1,5 +1,6 @@
 //! What a node is told when it starts.
 
+use crate::container_sync;
 use core::time::Duration;
 use onggi_common_units::ByteCount;
 use onggi_object_client::Timeouts;
@@ -30,6 +31,8 @@ pub struct Options {
     pub replication_interval: Duration,
     /// The pause between passes of the updater.
     pub update_interval: Duration,
+    /// How containers are sent to other clusters; `None` for not at all.
+    pub container_sync: Option<container_sync::Options>,
     /// Bytes the auditor reads in a second on each device; 0 stops it.
     pub audit_bytes_per_second: u64,
 }
@@ -63,6 +66,7 @@ impl Options {
             timeouts: Timeouts::default(),
             replication_interval: REPLICATION_INTERVAL,
             update_interval: UPDATE_INTERVAL,
+            container_sync: None,
             audit_bytes_per_second: AUDIT_BYTES_PER_SECOND,
         }
     }

@@ -1,5 +1,6 @@
 //! A node from start to end.
 
+use crate::container_sync::Sender;
 use crate::disks::Disks;
 use crate::options::Options;
 use crate::rings::Rings;
@@ -88,7 +89,7 @@ pub(crate) async fn start(
     let nodes = Nodes::new(Arc::new(client), options.timeouts);
     let node = Arc::new(Node::new(options, disks, Arc::clone(&rings), nodes, clock));
     let wake = Arc::new(Notify::new());
-    let daemons = vec![
+    let mut daemons = vec![
         tokio::spawn(rings.watch(drain.clone())),
         tokio::spawn(Arc::clone(&node).replicate(
             options.replication_interval,
@@ -98,6 +99,10 @@ pub(crate) async fn start(
         tokio::spawn(Arc::clone(&node).update(options.update_interval, drain.clone())),
         tokio::spawn(Arc::clone(&node).audit(options.audit_bytes_per_second, drain.clone())),
     ];
+    if let Some(options) = options.container_sync.clone() {
+        let sender = Arc::new(Sender::new(Arc::clone(&node), options));
+        daemons.push(tokio::spawn(sender.run(drain.clone())));
+    }
     tracing::info!(address = options.address, "the node serves");
     Ok((node, daemons))
 }

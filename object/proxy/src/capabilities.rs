@@ -6,13 +6,13 @@ use crate::middleware::filters::Filters;
 use crate::middleware::symlink::LOOPS_MAX;
 use onggi_object_model::{Policy, limits, manifest};
 
-/// The document, as JSON.
+/// The document.
 pub(crate) fn document(
     policies: &[Policy],
     remaps_domains: bool,
     encrypts: bool,
     filters: &Filters,
-) -> Vec<u8> {
+) -> serde_json::Value {
     let policies: Vec<serde_json::Value> = policies
         .iter()
         .map(|policy| {
@@ -79,7 +79,7 @@ pub(crate) fn document(
         document["encryption"] = serde_json::json!({ "enabled": true });
     }
     filters.tell(&mut document);
-    document.to_string().into_bytes()
+    document
 }
 
 /// What a signed URL may be for, and which headers pass with one.

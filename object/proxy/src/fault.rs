@@ -23,6 +23,12 @@ pub(crate) enum Fault {
         /// The account that was asked for.
         realm: String,
     },
+    /// 401: a signature of another cluster that does not hold.
+    #[error("X-Container-Sync-Auth header not valid; contact cluster operator for support.")]
+    InvalidSyncAuth {
+        /// The account that was asked for.
+        realm: String,
+    },
     /// 403: who asks may not.
     #[error("not allowed")]
     Forbidden,
@@ -83,7 +89,9 @@ impl Fault {
     pub(crate) fn status(&self) -> StatusCode {
         match self {
             Self::BadRequest(_) => StatusCode::BAD_REQUEST,
-            Self::Unauthorized { .. } | Self::InvalidTempUrl { .. } => StatusCode::UNAUTHORIZED,
+            Self::Unauthorized { .. }
+            | Self::InvalidTempUrl { .. }
+            | Self::InvalidSyncAuth { .. } => StatusCode::UNAUTHORIZED,
             Self::Forbidden => StatusCode::FORBIDDEN,
             Self::NotFound => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed(_) => StatusCode::METHOD_NOT_ALLOWED,
@@ -151,6 +159,7 @@ impl Fault {
             | Self::OverQuota
             | Self::InvalidTempUrl { .. }
             | Self::Undecryptable
+            | Self::InvalidSyncAuth { .. }
             | Self::NotImplemented(_) => return None,
         })
     }
@@ -173,7 +182,8 @@ impl Fault {
             None => {
                 let text = self.to_string();
                 // Swift's pages are HTML; a text with a client's own words in it must not become one.
-                let is_plain = text.contains(['<', '>', '&', '"', '\'']);
+                let is_plain = text.contains(['<', '>', '&', '"', '\''])
+                    || matches!(self, Self::InvalidSyncAuth { .. });
                 let kind = if is_plain {
                     "text/plain; charset=UTF-8"
                 } else {
@@ -195,6 +205,10 @@ impl Fault {
                     header::WWW_AUTHENTICATE,
                     &format!("Swift realm=\"{realm}\""),
                 );
+            }
+            Self::InvalidSyncAuth { realm } => {
+                let challenge = format!("SwiftContainerSync realm=\"{}\"", encode_rest(realm));
+                set(headers, header::WWW_AUTHENTICATE, &challenge);
             }
             Self::MethodNotAllowed(allowed) => {
                 headers.insert(header::ALLOW, HeaderValue::from_static(allowed));

@@ -25,6 +25,6 @@ mod relay;
 mod rings;
 mod subrequest;
 
-pub use options::{Options, Parts};
+pub use options::{Options, Parts, SyncOptions};
 pub use proxy::Proxy;
 pub use rings::RingsError;

@@ -8,8 +8,10 @@ use onggi_object_encryption::Keymaster;
 use onggi_object_model::Policy;
 use onggi_object_replica::Consistency;
 use onggi_object_ring::HashSecrets;
+use onggi_object_wire::{ClusterKeys, Realms};
 use std::path::PathBuf;
 use std::sync::Arc;
+use tokio::sync::watch;
 
 /// What an operator decides about the proxy.
 #[derive(Debug, Clone)]
@@ -26,6 +28,8 @@ pub struct Options {
     pub filters: Filters,
     /// The root secrets of encryption at rest; the default encrypts nothing.
     pub keymaster: Arc<Keymaster>,
+    /// Which clusters containers are copied to and from; `None` for none.
+    pub container_sync: Option<SyncOptions>,
     /// What an acknowledged write needs.
     pub write_consistency: Consistency,
 }
@@ -41,9 +45,23 @@ impl Options {
             storage_domain: None,
             filters: Filters::default(),
             keymaster: Arc::default(),
+            container_sync: None,
             write_consistency: Consistency::default(),
         }
     }
+}
+
+/// Which clusters containers are copied to and from.
+#[derive(Debug, Clone)]
+pub struct SyncOptions {
+    /// The realms of the moment.
+    pub realms: watch::Receiver<Arc<Realms>>,
+    /// The realm and the cluster this is, as `/info` tells.
+    pub current: Option<(String, String)>,
+    /// The cluster's keys: its nodes sign with them when they read what they are to send.
+    pub keys: ClusterKeys,
+    /// The addresses nodes reach this proxy under, `host:port`.
+    pub authorities: Vec<String>,
 }
 
 /// What a proxy is put together from.

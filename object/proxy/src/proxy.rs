@@ -6,6 +6,7 @@ use crate::cluster::Cluster;
 use crate::fault::{Fault, set};
 use crate::gate;
 use crate::middleware::cname_lookup::{AskedHost, CnameLookup};
+use crate::middleware::container_sync::{self, ContainerSync, Incoming};
 use crate::middleware::encryption::Encryption;
 use crate::middleware::filters::Filters;
 use crate::middleware::temp_url::{Scope, TempUrl};
@@ -36,6 +37,7 @@ pub(crate) struct Core {
     pub(crate) cache: Cache,
     pub(crate) filters: Filters,
     pub(crate) encryption: Encryption,
+    pub(crate) sync: ContainerSync,
 }
 
 /// The front door.
@@ -47,7 +49,7 @@ pub struct Proxy {
     identity_address: String,
     storage_domain: Option<String>,
     cname_lookup: Option<CnameLookup>,
-    capabilities: Vec<u8>,
+    capabilities: serde_json::Value,
 }
 
 impl core::fmt::Debug for Proxy {
@@ -77,6 +79,7 @@ impl Proxy {
                 cache: Cache::default(),
                 filters,
                 encryption,
+                sync: ContainerSync::new(options.container_sync),
             }),
             verifier: parts.verifier,
             clock: parts.clock,
@@ -116,7 +119,14 @@ impl Proxy {
 
     async fn route(&self, request: Request) -> Result<Response, Fault> {
         let (mut request, body) = request.into_parts();
+        if self.core.sync.is_of_node(&request, self.clock.now()) {
+            return self.asking().read_for_sync(&request).await;
+        }
+        let incoming = container_sync::take(&mut request.headers);
         gate::inbound(&mut request.headers);
+        if let Some(incoming) = incoming {
+            request.extensions.insert(incoming);
+        }
         if let Some(lookup) = &self.cname_lookup {
             lookup.apply(&mut request).await?;
         }
@@ -134,7 +144,9 @@ impl Proxy {
         match request.uri.path() {
             "/healthcheck" => text_page(&request.method, "text/plain; charset=UTF-8", "OK"),
             "/info" => {
-                let page = self.capabilities.clone();
+                let mut page = self.capabilities.clone();
+                self.core.sync.tell(&mut page);
+                let page = page.to_string();
                 text_page(&request.method, "application/json; charset=UTF-8", page)
             }
             path if path == "/auth" || path.starts_with("/auth/") => {
@@ -151,17 +163,25 @@ impl Proxy {
         }
     }
 
-    async fn storage(&self, mut request: Head, body: Body) -> Result<Response, Fault> {
-        let resource = parse(&request)?;
-        let own = token(&request.headers, &["x-auth-token", "x-storage-token"])?;
-        let service = token(&request.headers, &["x-service-token"])?;
-        let mut asking = Asking {
+    /// A request of nobody yet.
+    fn asking(&self) -> Asking {
+        Asking {
             core: Arc::clone(&self.core),
             entropy: Arc::clone(&self.entropy),
             caller: None,
             service: None,
             scope: None,
-        };
+        }
+    }
+
+    async fn storage(&self, mut request: Head, body: Body) -> Result<Response, Fault> {
+        let resource = parse(&request)?;
+        let own = token(&request.headers, &["x-auth-token", "x-storage-token"])?;
+        let service = token(&request.headers, &["x-service-token"])?;
+        let mut asking = self.asking();
+        if let Some(incoming) = request.extensions.remove::<Incoming>() {
+            return Box::pin(asking.synced(&incoming, &resource, request, body)).await;
+        }
         if request.method == Method::OPTIONS {
             return asking.preflight(&resource, &request).await;
         }

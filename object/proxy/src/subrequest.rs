@@ -6,6 +6,7 @@ use core::pin::Pin;
 use http::request::Parts as Head;
 use http::{HeaderMap, HeaderValue, Method, Uri, header};
 use onggi_common_service::http::Response;
+use onggi_common_units::Timestamp;
 use onggi_object_model::ObjectPath;
 use onggi_object_model::path::{encode_segment, query_pairs};
 
@@ -15,6 +16,10 @@ pub(crate) type Answering<'a> = Pin<Box<dyn Future<Output = Result<Response, Fau
 /// Beside a request: it was allowed already, whatever the caller's own rights are.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Trusted;
+
+/// Beside a write: when it was made, in another cluster. It is not stamped anew, and changes nothing that is newer.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Stamped(pub(crate) Timestamp);
 
 /// Beside a request: conditions compare with the first of these system items the object has, instead of its own tag.
 #[derive(Debug, Clone, Default)]
@@ -78,6 +83,7 @@ pub(crate) fn bare(from: &Head, method: Method) -> Head {
     // What was allowed was this one thing: a request for another is judged by itself.
     head.extensions.remove::<Trusted>();
     head.extensions.remove::<EtagAt>();
+    head.extensions.remove::<Stamped>();
     head
 }
 

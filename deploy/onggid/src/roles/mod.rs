@@ -4,6 +4,7 @@ mod control;
 mod node;
 pub(crate) mod pool;
 mod proxy;
+pub(crate) mod realms;
 pub(crate) mod rings;
 pub(crate) mod secrets;
 mod target;

@@ -1,10 +1,11 @@
 //! One storage node.
 
-use super::{rings, secrets};
+use super::{realms, rings, secrets};
 use anyhow::{Context as _, Result};
+use core::time::Duration;
 use onggi_common_host::durable;
 use onggi_common_service::{Config, Drain};
-use onggi_object_node::Options;
+use onggi_object_node::{Options, container_sync};
 use std::net::SocketAddr;
 
 /// Runs the node at `address` until the drain begins.
@@ -32,7 +33,7 @@ pub(crate) async fn node(config: &Config, address: SocketAddr, drain: &Drain) ->
         .map(|name| name.parse())
         .collect::<Result<_, _>>()?;
     let ring = secrets::key_ring(config)?;
-    let options = Options::new(
+    let mut options = Options::new(
         address.to_string(),
         directory,
         devices,
@@ -40,7 +41,28 @@ pub(crate) async fn node(config: &Config, address: SocketAddr, drain: &Drain) ->
         secrets::cluster_keys(&ring)?,
         secrets::hash_secrets(&ring),
     );
+    let mut watcher = None;
+    if let Some(sync) = &object.container_sync {
+        let (realms, task) = realms::watch(sync.realms.clone(), drain.clone());
+        watcher = Some(task);
+        options.container_sync = Some(container_sync::Options {
+            realms,
+            proxy: sync
+                .proxy
+                .clone()
+                .unwrap_or_else(|| object.listen.to_string()),
+            keys: secrets::cluster_keys(&ring)?,
+            interval: Duration::from_secs(sync.interval_seconds.into()),
+            container_time: Duration::from_secs(sync.container_seconds.into()),
+            concurrency: sync.concurrency,
+            ca_file: sync.ca_file.clone(),
+        });
+    }
     onggi_object_node::run(options, drain.clone())
         .await
-        .with_context(|| format!("the storage node at {address}"))
+        .with_context(|| format!("the storage node at {address}"))?;
+    if let Some(watcher) = watcher {
+        watcher.await.context("a task of the node panicked")?;
+    }
+    Ok(())
 }

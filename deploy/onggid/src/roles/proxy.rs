@@ -1,6 +1,6 @@
 //! The front door of the object store.
 
-use super::{bind, finish, rings, secrets, serve};
+use super::{bind, finish, realms, rings, secrets, serve};
 use anyhow::{Context as _, Result, ensure};
 use onggi_common_host::{Clock, Entropy, SystemClock, SystemEntropy};
 use onggi_common_identity::Verifier;
@@ -9,7 +9,7 @@ use onggi_common_service::config::Object;
 use onggi_common_service::{Config, Drain};
 use onggi_object_client::{HttpClient, Nodes, Timeouts};
 use onggi_object_model::{Policy, PolicyIndex};
-use onggi_object_proxy::{Options, Parts, Proxy};
+use onggi_object_proxy::{Options, Parts, Proxy, SyncOptions};
 use std::sync::Arc;
 
 /// Runs the proxy until the drain begins.
@@ -59,6 +59,20 @@ pub(crate) async fn proxy(config: &Config, drain: &Drain) -> Result<()> {
     options.storage_domain.clone_from(&object.storage_domain);
     options.filters.clone_from(&object.filters);
     options.keymaster = Arc::new(secrets::keymaster(object)?);
+    let mut tasks = vec![feed];
+    if let Some(sync) = &object.container_sync {
+        let (realms, task) = realms::watch(sync.realms.clone(), drain.clone());
+        tasks.push(task);
+        let own = object.listen.to_string();
+        options.container_sync = Some(SyncOptions {
+            realms,
+            current: sync
+                .current()
+                .map(|(realm, cluster)| (realm.to_owned(), cluster.to_owned())),
+            keys: secrets::cluster_keys(&ring)?,
+            authorities: sync.proxy.iter().cloned().chain([own]).collect(),
+        });
+    }
     let proxy = Arc::new(Proxy::new(options, parts)?);
     let watcher = {
         let (proxy, drain) = (Arc::clone(&proxy), drain.clone());
@@ -66,7 +80,8 @@ pub(crate) async fn proxy(config: &Config, drain: &Drain) -> Result<()> {
     };
     serve(listener, proxy, drain.clone()).await;
     finish(drain).await;
-    for task in [feed, watcher] {
+    tasks.push(watcher);
+    for task in tasks {
         task.await.context("a task of the proxy panicked")?;
     }
     Ok(())

@@ -123,6 +123,7 @@ impl Asking {
             }
         }
         super::quota::check_container(&headers)?;
+        self.check_sync_to(path, &headers).await?;
         let asked = headers.clone();
         keep_location(&mut headers, &asked)?;
         let Some(enabled) = text(&asked, versions::HEADER) else {

@@ -6,6 +6,7 @@
 
 pub(crate) mod bulk;
 pub(crate) mod cname_lookup;
+pub(crate) mod container_sync;
 pub(crate) mod container_versions;
 mod copy;
 pub(crate) mod cors;

@@ -84,7 +84,7 @@ impl Asking {
         Box::pin(self.static_large(path, head, body)).await
     }
 
-    async fn check_quotas(&self, path: &ObjectPath, head: &Head) -> Result<(), Fault> {
+    pub(super) async fn check_quotas(&self, path: &ObjectPath, head: &Head) -> Result<(), Fault> {
         let length = text(&head.headers, "content-length")
             .and_then(|length| length.trim().parse::<u64>().ok())
             .unwrap_or(0);

@@ -36,6 +36,32 @@ fn is_large(headers: &HeaderMap) -> bool {
     text(headers, STATIC_LARGE_OBJECT).is_some_and(is_true)
 }
 
+/// The tag of what a manifest describes.
+pub(super) fn tag(segments: &[Segment]) -> String {
+    let mut md5 = Md5::new();
+    for segment in segments {
+        match segment.inline() {
+            Some(bytes) => md5.update(Etag::new(Md5::digest(bytes).into()).to_string()),
+            None => md5.update(segment.tag_text()),
+        }
+    }
+    Etag::new(md5.finalize().into()).to_string()
+}
+
+/// Marks a PUT's bytes as the manifest of a large object.
+pub(super) fn mark(headers: &mut HeaderMap, etag: &str, size: u64) {
+    let size = size.to_string();
+    for (name, value) in [
+        (STATIC_LARGE_OBJECT, "true"),
+        (ETAG, etag),
+        (SIZE, &size),
+        ("x-object-sysmeta-listing-bytes", &size),
+        ("x-object-sysmeta-listing-slo_etag", etag),
+    ] {
+        set(headers, HeaderName::from_static(name), value);
+    }
+}
+
 /// `/container/object` of an account.
 fn segment_path(account: &AccountName, path: &str) -> Option<ObjectPath> {
     let (container, object) = path.trim_start_matches('/').split_once('/')?;
@@ -307,14 +333,7 @@ impl Asking {
             let report = Report::failed(StatusCode::BAD_REQUEST, problems.clone());
             return Ok((report.response(format, StatusCode::BAD_REQUEST), problems));
         }
-        let mut md5 = Md5::new();
-        for segment in &segments {
-            match segment.inline() {
-                Some(bytes) => md5.update(Etag::new(Md5::digest(bytes).into()).to_string()),
-                None => md5.update(segment.tag_text()),
-            }
-        }
-        let etag = Etag::new(md5.finalize().into()).to_string();
+        let etag = tag(&segments);
         let size: u64 = segments
             .iter()
             .filter_map(Segment::bounds)
@@ -329,15 +348,7 @@ impl Asking {
         let own = Etag::new(Md5::digest(&kept).into()).to_string();
         set_length(&mut head, &kept);
         set(&mut head.headers, header::ETAG, &own);
-        for (name, value) in [
-            (STATIC_LARGE_OBJECT, "true"),
-            (ETAG, &etag),
-            (SIZE, &size.to_string()),
-            ("x-object-sysmeta-listing-bytes", &size.to_string()),
-            ("x-object-sysmeta-listing-slo_etag", &etag),
-        ] {
-            set(&mut head.headers, HeaderName::from_static(name), value);
-        }
+        mark(&mut head.headers, &etag, size);
         head.uri = http::Uri::from_static("/");
         let mut response = Box::pin(self.dynamic_large(path, head, full(kept))).await?;
         if response.status().is_success() {

@@ -3,7 +3,9 @@
 use crate::fault::{Fault, set, set_named};
 use crate::object::put::is_empty;
 use crate::proxy::Asking;
-use crate::subrequest::{AnsweredBy, Answering, Trusted, bare, parameter, set_query, text};
+use crate::subrequest::{
+    AnsweredBy, Answering, Stamped, Trusted, bare, parameter, set_query, text,
+};
 use http::request::Parts as Head;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use onggi_common_service::http::{Body, Response, empty};
@@ -172,7 +174,19 @@ impl Asking {
             .map(|etag| etag.trim().trim_matches('"').to_owned())
             .filter(|etag| !etag.is_empty());
         let mut annotations = vec![("symlink_path", request_path(&target))];
-        if let Some(wanted) = &wanted {
+        if let Some(wanted) = wanted
+            .as_ref()
+            .filter(|_| head.extensions.get::<Stamped>().is_some())
+        {
+            // As another cluster has it: the target may come later, or never.
+            let bytes = text(&head.headers, "x-symlink-target-bytes")
+                .and_then(|text| text.parse::<u64>().ok());
+            let bytes = bytes.unwrap_or(0).to_string();
+            keep(&mut head, TARGET_ETAG, wanted);
+            keep(&mut head, TARGET_BYTES, &bytes);
+            annotations.push(("symlink_etag", wanted.clone()));
+            annotations.push(("symlink_bytes", bytes));
+        } else if let Some(wanted) = &wanted {
             let there = self.check_target(&target, &head, wanted).await?;
             let bytes = text(&there, "content-length").unwrap_or("0").to_owned();
             keep(&mut head, TARGET_ETAG, wanted);

@@ -6,7 +6,7 @@ use crate::fault::Fault;
 use crate::object::answer::PRECONDITION;
 use crate::object::put::{expiry, plain};
 use crate::proxy::Core;
-use crate::subrequest::text;
+use crate::subrequest::{Stamped, text};
 use http::request::Parts as Head;
 use http::{StatusCode, header};
 use onggi_common_service::http::Response;
@@ -130,8 +130,12 @@ impl Core {
     ) -> Result<Response, Fault> {
         self.check_delete_condition(policy, path, request).await?;
         self.check_if_delete_at(policy, path, request).await?;
+        let stamped = request.extensions.get::<Stamped>().map(|at| at.0);
+        if let Some(at) = stamped {
+            self.cluster.clock.observe(at);
+        }
         for _ in 0..STAMPS_MAX {
-            let timestamp = self.cluster.clock.stamp();
+            let timestamp = stamped.unwrap_or_else(|| self.cluster.clock.stamp());
             let base = Delete {
                 which: Which::whole(policy, path.clone()),
                 timestamp,
@@ -183,6 +187,9 @@ impl Core {
                     } else {
                         Err(Fault::NotFound)
                     };
+                }
+                Outcome::Failed(Failure::Newer { .. }) if stamped.is_some() => {
+                    return Err(Fault::Conflict(String::new()));
                 }
                 Outcome::Failed(Failure::Newer { newest }) => self.cluster.clock.observe(newest),
                 Outcome::Failed(_) => return Err(Fault::Unavailable),

@@ -169,6 +169,24 @@ impl Core {
         Ok(known)
     }
 
+    /// Whether an object that is not served is one that has expired.
+    pub(crate) async fn has_expired(
+        &self,
+        policy: PolicyIndex,
+        path: &ObjectPath,
+    ) -> Result<bool, Fault> {
+        let get = Get {
+            which: Which::whole(policy, path.clone()),
+            range: None,
+            version: None,
+        };
+        match self.ask(&get, path, false).await {
+            Ok(asked) => Ok(merged(&asked, Timestamp::ZERO).is_ok()),
+            Err(Fault::NotFound) => Ok(false),
+            Err(fault) => Err(fault),
+        }
+    }
+
     /// Finds an object and opens what is wanted of it.
     async fn locate(
         &self,

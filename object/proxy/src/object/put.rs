@@ -8,7 +8,7 @@ use crate::fault::{Fault, set};
 use crate::middleware::encryption::encrypt;
 use crate::object::answer::PRECONDITION;
 use crate::proxy::Core;
-use crate::subrequest::{is_true, text};
+use crate::subrequest::{Stamped, is_true, text};
 use bytes::{Bytes, BytesMut};
 use http::request::Parts as Head;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
@@ -44,6 +44,8 @@ pub(super) struct NewObject {
     /// How many bytes the client says there are.
     pub(super) length: Option<u64>,
     pub(super) if_absent: bool,
+    /// When it was put in another cluster; `None` for now.
+    pub(super) stamped: Option<Timestamp>,
 }
 
 /// A body on its way in: every byte is hashed for the client as it comes, and for the nodes as they get it.
@@ -219,6 +221,7 @@ impl Core {
         let length = announced_length(&request.headers)?;
         let mut new = self.new_object(policy, path, &request.headers, length)?;
         new.if_absent = self.check_condition(&new, request).await?;
+        new.stamped = request.extensions.get::<Stamped>().map(|at| at.0);
         self.store(new, body).await
     }
 
@@ -257,6 +260,7 @@ impl Core {
             etag: etag.filter(|etag| !etag.is_empty()),
             length,
             if_absent: false,
+            stamped: None,
         })
     }
 
@@ -306,7 +310,7 @@ impl Core {
             check_etag(&new, &arrived)?;
             return self.store_whole(&new, first, arrived).await;
         }
-        let timestamp = self.cluster.clock.stamp();
+        let timestamp = self.stamp_of(&new);
         let mut fan = Fan::open(self, &new, timestamp)?;
         fan.send(first).await?;
         while let Some(bytes) = arriving.next().await? {
@@ -319,6 +323,9 @@ impl Core {
         let (outcome, answers) = fan.finish(&arrived.tail).await;
         match outcome {
             Outcome::Stored { .. } => self.acknowledge(&new, &arrived, timestamp, &answers).await,
+            Outcome::Failed(Failure::Newer { .. }) if new.stamped.is_some() => {
+                Ok(plain(StatusCode::ACCEPTED))
+            }
             Outcome::Failed(Failure::Newer { newest })
                 if newest <= self.cluster.clock.now() && count_settled(&answers) >= needed =>
             {
@@ -343,7 +350,7 @@ impl Core {
             .ok_or(Fault::Unavailable)?;
         let told = self.cluster.container(&new.path.container_path()).places();
         for _ in 0..STAMPS_MAX {
-            let timestamp = self.cluster.clock.stamp();
+            let timestamp = self.stamp_of(new);
             let base = Put {
                 tail: Some(arrived.tail.clone()),
                 ..new.put(timestamp, Vec::new())
@@ -370,11 +377,22 @@ impl Core {
                         .collect();
                     return self.acknowledge(new, &arrived, timestamp, &answers).await;
                 }
+                Outcome::Failed(Failure::Newer { .. }) if new.stamped.is_some() => {
+                    return Ok(plain(StatusCode::ACCEPTED));
+                }
                 Outcome::Failed(Failure::Newer { newest }) => self.cluster.clock.observe(newest),
                 Outcome::Failed(failure) => return Err(self.failed(failure)),
             }
         }
         Err(Fault::Unavailable)
+    }
+
+    /// The stamp a PUT carries: its own, or one newer than everything seen.
+    fn stamp_of(&self, new: &NewObject) -> Timestamp {
+        let clock = &self.cluster.clock;
+        new.stamped
+            .inspect(|at| clock.observe(*at))
+            .unwrap_or_else(|| clock.stamp())
     }
 
     fn failed(&self, failure: Failure) -> Fault {

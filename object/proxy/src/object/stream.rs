@@ -175,7 +175,10 @@ impl<'a> Fan<'a> {
             }
             Ok(Ok(WriteAnswer::Newer { newest })) => {
                 self.cluster.clock.observe(newest);
-                return Err(Fault::Unavailable);
+                return Err(match self.new.stamped {
+                    Some(_) => Fault::Conflict(String::new()),
+                    None => Fault::Unavailable,
+                });
             }
             Ok(Ok(answer)) => {
                 tracing::debug!(device = %member.place, ?answer, "a storage node ended a PUT early");
