@@ -34,6 +34,7 @@ pub(crate) struct Core {
     pub(crate) cluster: Cluster,
     pub(crate) cache: Cache,
     pub(crate) filters: Filters,
+    pub(crate) entropy: Arc<dyn Entropy>,
 }
 
 /// The front door.
@@ -71,6 +72,7 @@ impl Proxy {
                 cluster,
                 cache: Cache::default(),
                 filters,
+                entropy: Arc::clone(&parts.entropy),
             }),
             verifier: parts.verifier,
             clock: parts.clock,
