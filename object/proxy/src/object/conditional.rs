@@ -4,7 +4,7 @@
 //! after a commit finds the object changed. A commit counts primaries only: handoffs have no reservation.
 
 use super::put::NewObject;
-use crate::cluster::Member;
+use crate::cluster::{Cluster, Member};
 use crate::fault::Fault;
 use crate::object::answer::PRECONDITION;
 use crate::proxy::Core;
@@ -13,18 +13,20 @@ use core::time::Duration;
 use http::request::Parts as Head;
 use onggi_common_service::http::Response;
 use onggi_common_units::Timestamp;
-use onggi_object_client::{Nodes, WriteAnswer};
+use onggi_object_client::{CallError, Nodes, WriteAnswer};
 use onggi_object_model::Verdict;
 use onggi_object_wire::Place;
 use onggi_object_wire::object::{Commit, Put, Release, Reserve, Tail, Which};
 use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 /// How long a racer waits for others before it gives up.
 const RACE_TIME_MAX: Duration = Duration::from_secs(5);
 /// How long a node may take to reserve.
 const RESERVE_TIME_MAX: Duration = Duration::from_secs(2);
+/// How long a node that may be stopped holds up the others: the first primary, which is asked alone, and those that
+/// have not answered when W have the key.
+const STRAGGLER_TIME_MAX: Duration = Duration::from_millis(100);
 /// The first pause of a racer, and the longest.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(160));
 
@@ -39,15 +41,17 @@ pub(super) struct Held {
 }
 
 impl Held {
-    /// Gives the reservations up, and waits until the nodes have heard it or do not answer.
+    /// Gives the reservations up, and waits a little until the nodes have heard it: the racer's next round has a token
+    /// of its own.
     async fn release(mut self) {
+        let deadline = Instant::now() + STRAGGLER_TIME_MAX;
         let told: Vec<_> = core::mem::take(&mut self.asked)
             .into_iter()
             .map(|place| tokio::spawn(release_at(self.nodes.clone(), place, self.release.clone())))
             .collect();
         for task in told {
-            // A panic there is in the log.
-            drop(task.await);
+            // A panic there is in the log; a task that takes longer goes on alone.
+            drop(tokio::time::timeout_at(deadline, task).await);
         }
     }
 
@@ -141,12 +145,18 @@ impl Core {
                         ..new.put(timestamp, Vec::new())
                     };
                     let told = self.cluster.container(&new.path.container_path()).places();
-                    let answers = commit(&base, &told, held, needed, &bytes).await;
-                    let stored = count_stored(&answers);
-                    if stored >= needed {
-                        return self.acknowledge(&new, &tail, timestamp, &answers).await;
+                    let mut done = commit(&base, &told, held, needed, &bytes).await;
+                    let in_doubt = done.answers.len() < needed || count_stored(&done.answers) > 0;
+                    if in_doubt && count_stored(&done.answers) < needed {
+                        let more = self.complete(&new, &base, &done, needed, &bytes).await?;
+                        done.answers.extend(more);
                     }
-                    if stored > 0 || answers.len() < needed {
+                    if count_stored(&done.answers) >= needed {
+                        return self
+                            .acknowledge(&new, &tail, timestamp, &done.answers)
+                            .await;
+                    }
+                    if in_doubt {
                         // Some have it, or may have it: only the client can ask what became of it.
                         return Err(Fault::Unavailable);
                     }
@@ -201,59 +211,33 @@ impl Core {
 
     /// Asks the first primary alone and then the rest, so that racers seldom hold each other up.
     async fn reserve(&self, new: &NewObject, timestamp: Timestamp) -> Result<Asked, Fault> {
-        let commit = new.commit.ok_or(Fault::Unavailable)?;
         let replicas = self
             .cluster
             .object(new.policy, &new.path)
             .ok_or(Fault::Unavailable)?;
         let needed = replicas.quorum().writes();
-        let which = Which::whole(new.policy, new.path.clone());
-        let reserve = Reserve {
-            which: which.clone(),
-            timestamp,
-            commit,
-        };
-        let mut held = Held {
-            nodes: self.cluster.nodes.clone(),
-            release: Release {
-                which,
-                token: commit.token,
-            },
-            asked: Vec::new(),
-            granted: Vec::new(),
-        };
         let now = self.cluster.clock.monotonic();
-        let mut members: Vec<Member> = replicas.primaries;
-        members.retain(|member| !self.cluster.limiter.is_limited(&member.place.address, now));
-        let mut is_again = false;
+        let is_well =
+            |member: &&Member| !self.cluster.limiter.is_limited(&member.place.address, now);
+        let mut members: Vec<Member> = replicas.primaries.iter().filter(is_well).cloned().collect();
+        if members.len() < needed {
+            members = replicas.primaries;
+        }
+        let mut round = Round::new(&self.cluster, new, timestamp)?;
         let mut rest = members.into_iter();
-        let first: Vec<Member> = rest.by_ref().take(1).collect();
-        for group in [first, rest.collect()] {
-            held.asked
-                .extend(group.iter().map(|member| member.place.clone()));
-            let asked: Vec<_> = group
-                .into_iter()
-                .map(|member| self.ask_to_reserve(member, reserve.clone()))
-                .collect();
-            for task in asked {
-                let Ok((member, answer)) = task.await else {
-                    continue;
-                };
-                if matches!(answer, Some(WriteAnswer::Written { .. })) {
-                    held.granted.push(member);
-                } else if let Some(stamp) = refused_for(answer.as_ref()) {
-                    self.cluster.clock.observe(stamp);
-                    is_again = true;
-                }
-            }
-            if is_again && held.granted.is_empty() {
-                break;
-            }
+        round.ask(rest.by_ref().take(1));
+        round.listen(1, Instant::now() + STRAGGLER_TIME_MAX).await;
+        if !round.is_again {
+            round.ask(rest);
+            round
+                .listen(needed, Instant::now() + RESERVE_TIME_MAX)
+                .await;
         }
-        if held.granted.len() >= needed {
-            return Ok(Asked::Held(held));
+        if round.held.granted.len() >= needed {
+            return Ok(Asked::Held(round.held));
         }
-        held.release().await;
+        let is_again = round.is_again;
+        round.held.release().await;
         Ok(if is_again {
             Asked::Again
         } else {
@@ -261,18 +245,126 @@ impl Core {
         })
     }
 
-    fn ask_to_reserve(
+    /// Too few nodes that had the key reserved took the commit, and some did: tries to reach W with the other primaries,
+    /// so that the outcome is known after all. Returns what these answered.
+    async fn complete(
         &self,
-        member: Member,
-        reserve: Reserve,
-    ) -> JoinHandle<(Member, Option<WriteAnswer>)> {
-        let nodes = self.cluster.nodes.clone();
-        tokio::spawn(async move {
-            let call = nodes.reserve_object(&member.place, &reserve);
-            let answer = tokio::time::timeout(RESERVE_TIME_MAX, call).await;
-            let answer = answer.ok().and_then(Result::ok);
-            (member, answer)
+        new: &NewObject,
+        base: &Put,
+        done: &Committed,
+        needed: usize,
+        bytes: &Bytes,
+    ) -> Result<Vec<WriteAnswer>, Fault> {
+        let missing = needed.saturating_sub(count_stored(&done.answers));
+        let replicas = self.cluster.object(new.policy, &new.path);
+        let mut others = replicas.ok_or(Fault::Unavailable)?.primaries;
+        others.retain(|member| !done.tried.contains(&member.place));
+        let mut round = Round::new(&self.cluster, new, base.timestamp)?;
+        round.ask(others.into_iter());
+        round
+            .listen(missing, Instant::now() + RESERVE_TIME_MAX)
+            .await;
+        if round.held.granted.len() < missing {
+            round.held.release().await;
+            return Ok(Vec::new());
+        }
+        let told = self.cluster.container(&new.path.container_path()).places();
+        let done = commit(base, &told, round.held, missing, bytes).await;
+        Ok(done.answers)
+    }
+}
+
+type Reserving = (Member, Result<WriteAnswer, CallError>);
+
+/// Nodes that are being asked to reserve a key.
+struct Round<'a> {
+    cluster: &'a Cluster,
+    reserve: Reserve,
+    held: Held,
+    /// How many have not answered yet.
+    due: usize,
+    /// Whether one refused for a reason that may pass.
+    is_again: bool,
+    sender: mpsc::Sender<Reserving>,
+    answers: mpsc::Receiver<Reserving>,
+}
+
+impl<'a> Round<'a> {
+    fn new(cluster: &'a Cluster, new: &NewObject, timestamp: Timestamp) -> Result<Self, Fault> {
+        let commit = new.commit.ok_or(Fault::Unavailable)?;
+        let which = Which::whole(new.policy, new.path.clone());
+        let held = Held {
+            nodes: cluster.nodes.clone(),
+            release: Release {
+                which: which.clone(),
+                token: commit.token,
+            },
+            asked: Vec::new(),
+            granted: Vec::new(),
+        };
+        // No more answers than replicas ever wait here.
+        let (sender, answers) = mpsc::channel(usize::from(u8::MAX));
+        Ok(Self {
+            cluster,
+            reserve: Reserve {
+                which,
+                timestamp,
+                commit,
+            },
+            held,
+            due: 0,
+            is_again: false,
+            sender,
+            answers,
         })
+    }
+
+    fn ask(&mut self, members: impl Iterator<Item = Member>) {
+        for member in members {
+            self.held.asked.push(member.place.clone());
+            self.due += 1;
+            let (nodes, reserve) = (self.cluster.nodes.clone(), self.reserve.clone());
+            let sender = self.sender.clone();
+            tokio::spawn(async move {
+                let call = nodes.reserve_object(&member.place, &reserve);
+                let late = CallError::TimedOut {
+                    address: member.place.address.clone(),
+                    limit: RESERVE_TIME_MAX,
+                };
+                let answer = tokio::time::timeout(RESERVE_TIME_MAX, call).await;
+                // Nobody waits for it when enough others were faster.
+                drop(sender.send((member, answer.unwrap_or(Err(late)))).await);
+            });
+        }
+    }
+
+    /// Hears answers until so many nodes have the key and the others were given a little time, until that can no longer
+    /// be, or until the deadline.
+    async fn listen(&mut self, needed: usize, mut deadline: Instant) {
+        loop {
+            let granted = self.held.granted.len();
+            if self.due == 0 || granted + self.due < needed {
+                return;
+            }
+            if granted >= needed {
+                deadline = deadline.min(Instant::now() + STRAGGLER_TIME_MAX);
+            }
+            match tokio::time::timeout_at(deadline, self.answers.recv()).await {
+                Ok(Some((member, answer))) => self.hear(member, &answer),
+                Ok(None) | Err(_) => return,
+            }
+        }
+    }
+
+    fn hear(&mut self, member: Member, answer: &Result<WriteAnswer, CallError>) {
+        self.due -= 1;
+        self.cluster.note(&member, answer);
+        if matches!(answer, Ok(WriteAnswer::Written { .. })) {
+            self.held.granted.push(member);
+        } else if let Some(stamp) = refused_for(answer.as_ref().ok()) {
+            self.cluster.clock.observe(stamp);
+            self.is_again = true;
+        }
     }
 }
 
@@ -292,6 +384,13 @@ fn count_stored(answers: &[WriteAnswer]) -> usize {
     answers.iter().filter(|answer| answer.is_stored()).count()
 }
 
+/// What the second phase brought.
+struct Committed {
+    /// Where the bytes were sent.
+    tried: Vec<Place>,
+    answers: Vec<WriteAnswer>,
+}
+
 /// The second phase: sends the bytes to where the key is reserved, and waits for so many to have them. The calls are
 /// tasks of their own, so that a client that goes away in between does not leave some without them.
 async fn commit(
@@ -300,9 +399,10 @@ async fn commit(
     mut held: Held,
     needed: usize,
     bytes: &Bytes,
-) -> Vec<WriteAnswer> {
+) -> Committed {
     let count = held.granted.len().max(1);
     let (sender, mut receiver) = mpsc::channel(count);
+    let mut tried = Vec::new();
     for (index, member) in held.granted.iter().enumerate() {
         let put = Put {
             listing: told.iter().skip(index).step_by(count).cloned().collect(),
@@ -310,6 +410,7 @@ async fn commit(
         };
         let (nodes, place) = (held.nodes.clone(), member.place.clone());
         let (bytes, sender) = (bytes.clone(), sender.clone());
+        tried.push(place.clone());
         tokio::spawn(async move {
             match nodes.put_object(&place, &put, bytes).await {
                 // Nobody waits for it when enough others were faster.
@@ -324,10 +425,10 @@ async fn commit(
     while let Some(answer) = receiver.recv().await {
         answers.push(answer);
         if count_stored(&answers) >= needed {
-            return answers;
+            return Committed { tried, answers };
         }
     }
     // It is lost: what has not arrived yet must not arrive later.
     held.asked = asked;
-    answers
+    Committed { tried, answers }
 }
