@@ -36,10 +36,15 @@ pub enum WriteAnswer {
         /// The newest timestamp of its row.
         newest: Timestamp,
     },
-    /// 412: something is there, and `if_none_match` was set.
+    /// 412: the object is not as a conditional PUT expects it.
     Present {
         /// The newest timestamp of its row.
         newest: Timestamp,
+    },
+    /// 423: the key is reserved for a conditional PUT.
+    Reserved {
+        /// The stamp of that one.
+        stamp: Timestamp,
     },
     /// 422: the bytes that came are not what the tail says.
     WrongBody,
@@ -76,6 +81,10 @@ impl WriteAnswer {
             StatusCode::PRECONDITION_FAILED => {
                 let Refused { newest } = answer.head()?;
                 Self::Present { newest }
+            }
+            StatusCode::LOCKED => {
+                let Refused { newest } = answer.head()?;
+                Self::Reserved { stamp: newest }
             }
             StatusCode::UNPROCESSABLE_ENTITY => Self::WrongBody,
             StatusCode::INSUFFICIENT_STORAGE => Self::Full,

@@ -10,7 +10,7 @@ use onggi_object_model::{
     AccountEntry, AccountInfo, ContainerInfo, Listing, ObjectEntry, ObjectRecord,
 };
 use onggi_object_wire::merge::CountedContainer;
-use onggi_object_wire::object::{Delete, Get, Post, Put};
+use onggi_object_wire::object::{Delete, Get, Post, Put, Release, Reserve};
 use onggi_object_wire::{Place, Resource, account, container, rows};
 use serde::Serialize;
 use std::sync::Arc;
@@ -56,6 +56,32 @@ impl Nodes {
         bytes: Bytes,
     ) -> Result<WriteAnswer, CallError> {
         let call = Call::new(Method::PUT, Resource::Object, put)?.with_body(CallBody::Whole(bytes));
+        WriteAnswer::from_answer(self.client.call(place, call).await?).await
+    }
+
+    /// Reserves an object's key for a conditional PUT.
+    ///
+    /// # Errors
+    /// When no answer comes.
+    pub async fn reserve_object(
+        &self,
+        place: &Place,
+        reserve: &Reserve,
+    ) -> Result<WriteAnswer, CallError> {
+        let call = Call::new(Method::PUT, Resource::Reservation, reserve)?;
+        WriteAnswer::from_answer(self.client.call(place, call).await?).await
+    }
+
+    /// Gives a reservation up.
+    ///
+    /// # Errors
+    /// When no answer comes.
+    pub async fn release_object(
+        &self,
+        place: &Place,
+        release: &Release,
+    ) -> Result<WriteAnswer, CallError> {
+        let call = Call::new(Method::DELETE, Resource::Reservation, release)?;
         WriteAnswer::from_answer(self.client.call(place, call).await?).await
     }
 

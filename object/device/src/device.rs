@@ -3,6 +3,7 @@
 use crate::digests::{Digests, Sum};
 use crate::error::{DeviceError, OpenError};
 use crate::format;
+use crate::reservation::Reservations;
 use crate::space::Space;
 use crate::stripes::Stripes;
 use crate::tables;
@@ -31,6 +32,7 @@ pub struct Device {
     store: Arc<dyn Store>,
     digests: Digests,
     stripes: Stripes,
+    reservations: Reservations,
     space: Space,
     /// Names of body files that have no row yet: the sweep leaves them alone.
     in_flight: Mutex<HashSet<String>>,
@@ -71,6 +73,7 @@ impl Device {
         let directory = options.directory.clone();
         let (marker, store) = format::prepare(&directory, entropy, open_store)?;
         let digests = Digests::load(store.as_ref())?;
+        let reservations = Reservations::load(store.as_ref())?;
         let device = Self {
             space: Space::new(&directory, options.reserve)?,
             directory,
@@ -78,6 +81,7 @@ impl Device {
             store,
             digests,
             stripes: Stripes::new(),
+            reservations,
             in_flight: Mutex::new(HashSet::new()),
             process: onggi_object_wire::head::to_hex(&entropy.bytes()[..6]),
             count: AtomicU64::new(0),
@@ -139,6 +143,10 @@ impl Device {
 
     pub(crate) const fn stripes(&self) -> &Stripes {
         &self.stripes
+    }
+
+    pub(crate) const fn reservations(&self) -> &Reservations {
+        &self.reservations
     }
 
     pub(crate) const fn space(&self) -> &Space {

@@ -13,6 +13,7 @@
 //! | `change` | kind 1, path hash 16, sequence 8 | the name of the record changed then: one entry per record |
 //! | `sync` | kind 1, path hash 16, peer 16 | how far of the change log the peer has; also the cluster it is copied to |
 //! | `pending` | kind 1, key | what other devices still have to be told, and which containers are copied to another cluster |
+//! | `reservation` | as `object` | [`reservation::Reservation`]: the key is kept for a conditional PUT |
 //!
 //! A partition is the top bits of the path hash, so it is one range of `object` and of `digest` at any partition power
 //! up to the slot bits. Whatever belongs together is written in one synced batch: the row, its digest, its pending row.
@@ -32,6 +33,7 @@ mod large;
 pub mod listing;
 pub mod object;
 pub mod pending;
+pub mod reservation;
 pub mod roster;
 pub mod roster_row;
 mod space;
@@ -49,8 +51,9 @@ pub use container_sync::SyncPoints;
 pub use device::{Device, DeviceOptions};
 pub use error::{DeviceError, OpenError};
 pub use key::{ObjectKey, RosterKey, RosterKind};
-pub use object::{Merge, Merged, NewRow};
+pub use object::{Guard, Merge, Merged, NewRow};
 pub use pending::PendingObject;
+pub use reservation::{Commit, Reserved};
 pub use roster_row::RosterRow;
 pub use stored::{Location, StoredObject};
 pub use upload::{Finished, Upload};

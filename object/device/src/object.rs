@@ -6,13 +6,14 @@ use crate::error::DeviceError;
 use crate::key::{ObjectKey, unit_range};
 use crate::large;
 use crate::pending::PendingObject;
+use crate::reservation::Commit;
 use crate::stored::{Location, StoredObject};
-use crate::tables::{BODY, OBJECT};
+use crate::tables::{BODY, OBJECT, RESERVATION};
 use crate::upload::{Finished, Upload};
 use core::ops::ControlFlow;
 use onggi_common_meta::local::{Batch, Durability, Order};
 use onggi_common_meta::table;
-use onggi_common_units::Timestamp;
+use onggi_common_units::{Timestamp, UtcTime};
 use onggi_object_model::Metadata;
 use onggi_object_wire::digest::SLOT_BITS;
 use onggi_object_wire::merge::{self, Taken};
@@ -31,12 +32,33 @@ pub struct NewRow {
 /// How a row is merged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Merge {
-    /// Change nothing when an object is there.
-    pub if_absent: bool,
+    /// What it has to do with reservations.
+    pub guard: Guard,
     /// Change nothing unless an object is there and the new row's metadata is newer: a POST.
     pub if_present: bool,
     /// Remember in the same batch that the container has to be told.
     pub tell_container: bool,
+}
+
+/// What a merge has to do with reservations of its key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Guard {
+    /// Nothing: a copy of what other devices have already.
+    #[default]
+    None,
+    /// A write without a condition: it must be stamped above a reservation that holds, so that the conditional PUT,
+    /// should it come to its end, never hides it.
+    Above {
+        /// The moment, by this node's clock.
+        now: UtcTime,
+    },
+    /// The second phase of a conditional PUT: its reservation must hold, and the object be as it expects.
+    Commit {
+        /// Which.
+        commit: Commit,
+        /// The moment, by this node's clock.
+        now: UtcTime,
+    },
 }
 
 /// What a merge did.
@@ -56,11 +78,18 @@ pub enum Merged {
         /// Its newest timestamp.
         newest: Timestamp,
     },
-    /// `if_absent`, and an object is there.
+    /// A commit, and the object is not as it expects.
     Present {
         /// Its newest timestamp.
         newest: Timestamp,
     },
+    /// The key is reserved for a conditional PUT with this stamp, and the write is not above it.
+    Reserved {
+        /// The stamp of that one.
+        stamp: Timestamp,
+    },
+    /// A commit whose reservation does not hold here.
+    Lapsed,
     /// `if_present`, and no object is there.
     Absent,
 }
@@ -170,8 +199,8 @@ impl Device {
         let old = self.get_object(key)?;
         let was_there = old.as_ref().is_some_and(|old| old.row.body.is_some());
         let newest = old.as_ref().map_or(Timestamp::ZERO, |old| old.row.newest());
-        if how.if_absent && was_there {
-            return Ok((Merged::Present { newest }, None));
+        if let Some(refused) = self.judge_guard(key, &row, old.as_ref(), how.guard) {
+            return Ok((refused, None));
         }
         if how.if_present && !was_there {
             return Ok((Merged::Absent, None));
@@ -196,7 +225,14 @@ impl Device {
             }
             .stage(&mut batch);
         }
+        let is_commit = matches!(how.guard, Guard::Commit { .. });
+        if is_commit {
+            batch.delete(RESERVATION, key.bytes());
+        }
         self.write_with_digest(key, old.as_ref(), Some(&plan.next), batch)?;
+        if is_commit {
+            self.reservations().forget(key);
+        }
         let row = Box::new(plan.next.row);
         Ok((
             Merged::Changed {
@@ -206,6 +242,35 @@ impl Device {
             },
             plan.left_file,
         ))
+    }
+
+    /// Why reservations forbid a merge, if they do. The caller holds the key's stripe.
+    fn judge_guard(
+        &self,
+        key: &ObjectKey,
+        row: &ObjectRow,
+        old: Option<&StoredObject>,
+        guard: Guard,
+    ) -> Option<Merged> {
+        match guard {
+            Guard::None => None,
+            Guard::Above { now } => {
+                let held = self.reservations().get(key)?;
+                let is_below = now < held.expires && row.newest() <= held.stamp;
+                is_below.then_some(Merged::Reserved { stamp: held.stamp })
+            }
+            Guard::Commit { commit, now } => {
+                let holds = self.reservations().get(key).is_some_and(|held| {
+                    held.token == commit.token && held.stamp == row.newest() && now < held.expires
+                });
+                if !holds {
+                    return Some(Merged::Lapsed);
+                }
+                let newest = old.map_or(Timestamp::ZERO, |old| old.row.newest());
+                let is_met = commit.is_met(old.map(|old| &old.row));
+                (!is_met).then_some(Merged::Present { newest })
+            }
+        }
     }
 
     fn write_with_digest(

@@ -21,8 +21,21 @@ pub const SYNC: TableName = TableName::new("sync");
 /// What others still have to be told.
 pub const PENDING: TableName = TableName::new("pending");
 
+/// Keys kept for conditional PUTs.
+pub const RESERVATION: TableName = TableName::new("reservation");
+
 /// All of them, for a store in memory.
-pub const ALL: [TableName; 8] = [OBJECT, BODY, DIGEST, ROSTER, RECORD, CHANGE, SYNC, PENDING];
+pub const ALL: [TableName; 9] = [
+    OBJECT,
+    BODY,
+    DIGEST,
+    ROSTER,
+    RECORD,
+    CHANGE,
+    SYNC,
+    PENDING,
+    RESERVATION,
+];
 
 /// Bodies from this size on go to RocksDB's blob files.
 const BLOBS_FROM: ByteCount = ByteCount::from_kib(2);
@@ -34,7 +47,16 @@ const WRITE_BUFFERS: ByteCount = ByteCount::from_mib(32);
 /// How RocksDB keeps them.
 #[must_use]
 pub fn options() -> Options {
-    let plain = [OBJECT, DIGEST, ROSTER, RECORD, CHANGE, SYNC, PENDING];
+    let plain = [
+        OBJECT,
+        DIGEST,
+        ROSTER,
+        RECORD,
+        CHANGE,
+        SYNC,
+        PENDING,
+        RESERVATION,
+    ];
     let mut options = Options::new(&plain).with_blobs(BODY, BLOBS_FROM);
     options.cache = CACHE;
     options.write_buffers = WRITE_BUFFERS;

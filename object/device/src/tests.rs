@@ -3,6 +3,7 @@
 mod container_sync;
 mod crash;
 mod damage;
+mod reservations;
 mod rosters;
 
 use crate::object::post_row;
@@ -243,28 +244,6 @@ fn a_post_changes_metadata_and_nothing_else() {
             (at(5), at(6))
         );
         assert_eq!(read(device, 1, &[]).unwrap(), b"jar");
-    });
-}
-
-#[test]
-fn a_conditional_put_changes_nothing_when_an_object_is_there() {
-    on_both(|device| {
-        let how = Merge {
-            if_absent: true,
-            ..Merge::default()
-        };
-        assert!(matches!(
-            put_as(device, 1, 5, b"one", how),
-            Merged::Changed { .. }
-        ));
-        assert!(
-            matches!(put_as(device, 1, 6, b"two", how), Merged::Present { newest } if newest == at(5))
-        );
-        delete(device, 1, 7);
-        assert!(matches!(
-            put_as(device, 1, 8, b"two", how),
-            Merged::Changed { .. }
-        ));
     });
 }
 

@@ -13,12 +13,13 @@ use onggi_common_service::http::{Body, BodyError, Response, full};
 use onggi_object_client::CallError;
 use onggi_object_device::object::post_row;
 use onggi_object_device::{
-    BodyReader, DeviceError, Merge, Merged, NewRow, ObjectKey, PendingObject, StoredObject,
+    BodyReader, Commit, DeviceError, Guard, Merge, Merged, NewRow, ObjectKey, PendingObject,
+    Reserved, StoredObject,
 };
 use onggi_object_model::range::{RangeHeader, Selection};
 use onggi_object_model::{ByteRange, ObjectPath, PolicyIndex};
 use onggi_object_wire::object::{
-    Delete, Found, Get, Missing, Post, Put, Refused, Wanted, Which, Written,
+    Delete, Found, Get, Missing, Post, Put, Refused, Release, Reserve, Wanted, Which, Written,
 };
 use onggi_object_wire::{Body as WireBody, ObjectRow, Place, container};
 use tokio::sync::mpsc;
@@ -97,7 +98,7 @@ impl Call<'_> {
             metadata: put.metadata,
         };
         let how = Merge {
-            if_absent: put.if_none_match,
+            guard: guard(node, put.commit.as_ref()),
             ..Merge::default()
         };
         let write = Write {
@@ -108,6 +109,49 @@ impl Call<'_> {
             listing: put.listing,
         };
         write.carry_out(node, &disk, StatusCode::CREATED).await
+    }
+
+    pub(crate) async fn reserve_object(self) -> Result<Response, Response> {
+        let Reserve {
+            which,
+            timestamp,
+            commit,
+        } = self.head()?;
+        self.body.none().await?;
+        if self.node.is_ahead(timestamp) {
+            return Err(respond::bad_request(&"stamped too far ahead"));
+        }
+        let key = self.node.object_key(&which);
+        let (commit, now) = (device_commit(&commit), self.node.clock.now());
+        let done = self
+            .disk
+            .call(move |device| device.reserve(&key, &commit, timestamp, now))
+            .await;
+        let done = done.map_err(|error| respond::disk_error("reserving a key", &error))?;
+        Ok(match done {
+            Reserved::Granted => respond::with_head(StatusCode::CREATED, &Written::default()),
+            Reserved::Newer { newest } => conflict(newest),
+            Reserved::Present { newest } => {
+                respond::with_head(StatusCode::PRECONDITION_FAILED, &Refused { newest })
+            }
+            Reserved::Taken { stamp } => reserved(stamp),
+            Reserved::TooMany => respond::status(StatusCode::INSUFFICIENT_STORAGE),
+        })
+    }
+
+    pub(crate) async fn release_object(self) -> Result<Response, Response> {
+        let Release { which, token } = self.head()?;
+        self.body.none().await?;
+        let key = self.node.object_key(&which);
+        let done = self
+            .disk
+            .call(move |device| device.release(&key, &token))
+            .await;
+        done.map_err(|error| respond::disk_error("releasing a key", &error))?;
+        Ok(respond::with_head(
+            StatusCode::NO_CONTENT,
+            &Written::default(),
+        ))
     }
 
     pub(crate) async fn post_object(self) -> Result<Response, Response> {
@@ -125,6 +169,7 @@ impl Call<'_> {
         );
         let how = Merge {
             if_present: true,
+            guard: guard(self.node, None),
             ..Merge::default()
         };
         let write = Write {
@@ -151,7 +196,10 @@ impl Call<'_> {
             key,
             row,
             body: None,
-            how: Merge::default(),
+            how: Merge {
+                guard: guard(self.node, None),
+                ..Merge::default()
+            },
             listing: delete.listing,
         };
         write
@@ -369,6 +417,8 @@ impl Write {
                     &Refused { newest },
                 ));
             }
+            Merged::Reserved { stamp } => return Ok(reserved(stamp)),
+            Merged::Lapsed => return Ok(respond::status(StatusCode::GONE)),
             Merged::Absent => {
                 return Ok(respond::with_head(
                     StatusCode::NOT_FOUND,
@@ -384,6 +434,29 @@ impl Write {
         };
         Ok(respond::with_head(code, &Written { listed }))
     }
+}
+
+/// How a client's write minds reservations.
+fn guard(node: &Node, commit: Option<&onggi_object_wire::object::Commit>) -> Guard {
+    let now = node.clock.now();
+    match commit {
+        None => Guard::Above { now },
+        Some(commit) => Guard::Commit {
+            commit: device_commit(commit),
+            now,
+        },
+    }
+}
+
+const fn device_commit(commit: &onggi_object_wire::object::Commit) -> Commit {
+    Commit {
+        token: commit.token,
+        expected: commit.expected,
+    }
+}
+
+fn reserved(stamp: onggi_common_units::Timestamp) -> Response {
+    respond::with_head(StatusCode::LOCKED, &Refused { newest: stamp })
 }
 
 fn conflict(newest: onggi_common_units::Timestamp) -> Response {

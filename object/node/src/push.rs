@@ -309,9 +309,10 @@ impl Peer<'_> {
         match answer {
             // A newer row there is what ours would have become.
             WriteAnswer::Written { .. } | WriteAnswer::Newer { .. } => Ok(true),
-            WriteAnswer::NotFound { .. } | WriteAnswer::Present { .. } | WriteAnswer::WrongBody => {
-                Ok(false)
-            }
+            WriteAnswer::NotFound { .. }
+            | WriteAnswer::Present { .. }
+            | WriteAnswer::Reserved { .. }
+            | WriteAnswer::WrongBody => Ok(false),
             WriteAnswer::Full => Err(PushError::Refused {
                 place,
                 status: StatusCode::INSUFFICIENT_STORAGE,

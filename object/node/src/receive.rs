@@ -143,7 +143,9 @@ impl Call<'_> {
             Merged::Unchanged { newest } | Merged::Present { newest } => {
                 respond::with_head(StatusCode::CONFLICT, &Refused { newest })
             }
-            Merged::Absent => respond::status(StatusCode::INTERNAL_SERVER_ERROR),
+            Merged::Absent | Merged::Reserved { .. } | Merged::Lapsed => {
+                respond::status(StatusCode::INTERNAL_SERVER_ERROR)
+            }
         })
     }
 

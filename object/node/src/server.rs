@@ -151,13 +151,27 @@ impl Handler for Node {
 }
 
 impl Call<'_> {
-    async fn dispatch(self, method: &Method, resource: Resource) -> Response {
+    async fn dispatch_object(self, method: &Method, resource: Resource) -> Response {
         let done = match (resource, method) {
             (Resource::Object, &Method::PUT) => self.put_object().await,
             (Resource::Object, &Method::GET) => self.get_object(true).await,
             (Resource::Object, &Method::HEAD) => self.get_object(false).await,
             (Resource::Object, &Method::POST) => self.post_object().await,
             (Resource::Object, &Method::DELETE) => self.delete_object().await,
+            (Resource::Reservation, &Method::PUT) => self.reserve_object().await,
+            (Resource::Reservation, &Method::DELETE) => self.release_object().await,
+            (resource, method) => Err(respond::bad_request(&format_args!(
+                "{method} of {resource:?}"
+            ))),
+        };
+        done.unwrap_or_else(|refused| refused)
+    }
+
+    async fn dispatch(self, method: &Method, resource: Resource) -> Response {
+        let done = match (resource, method) {
+            (Resource::Object | Resource::Reservation, method) => {
+                return self.dispatch_object(method, resource).await;
+            }
             (Resource::Container, &Method::PUT) => self.put_container().await,
             (Resource::Container, &Method::POST) => self.post_container().await,
             (Resource::Container, &Method::DELETE) => self.delete_container().await,

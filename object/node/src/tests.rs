@@ -301,7 +301,7 @@ impl Cluster {
             metadata: Metadata::default(),
             system: Metadata::default(),
             length: Some(body.len() as u64),
-            if_none_match: false,
+            commit: None,
             listing,
             tail: is_small.then(|| tail.clone()),
         };

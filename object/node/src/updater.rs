@@ -74,6 +74,13 @@ impl Node {
     }
 
     async fn tell(&self, disk: &Disk, patience: &mut Patience) {
+        let now = self.clock.now();
+        let swept = disk
+            .call(move |device| device.sweep_reservations(now))
+            .await;
+        if let Err(error) = swept {
+            tracing::warn!(device = %disk.name, %error, "expired reservations stay for now");
+        }
         let mut after = None;
         loop {
             let from = after;

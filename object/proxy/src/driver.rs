@@ -193,7 +193,7 @@ where
 }
 
 impl Cluster {
-    fn note<T>(&self, member: &Member, result: &Result<T, CallError>) {
+    pub(crate) fn note<T>(&self, member: &Member, result: &Result<T, CallError>) {
         match result {
             Ok(_) => self.limiter.on_success(&member.place.address),
             Err(error) => {

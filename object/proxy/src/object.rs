@@ -2,6 +2,7 @@
 
 pub(crate) mod answer;
 mod change;
+mod conditional;
 pub(crate) mod get;
 pub(crate) mod put;
 pub(crate) mod reading;
@@ -24,7 +25,9 @@ fn write_reply(answer: &WriteAnswer) -> Reply {
     match answer {
         WriteAnswer::Written { .. } => Reply::Stored { existed: true },
         WriteAnswer::NotFound { .. } => Reply::Missing,
-        WriteAnswer::Newer { newest } => Reply::Newer { newest: *newest },
+        WriteAnswer::Newer { newest } | WriteAnswer::Reserved { stamp: newest } => {
+            Reply::Newer { newest: *newest }
+        }
         WriteAnswer::Present { .. } => Reply::ConditionFailed,
         WriteAnswer::WrongBody => Reply::Mismatch,
         WriteAnswer::Full | WriteAnswer::Failed { .. } => Reply::Failed,
@@ -38,6 +41,7 @@ fn delete_reply(answer: &WriteAnswer) -> Reply {
         WriteAnswer::Written { .. }
         | WriteAnswer::Newer { .. }
         | WriteAnswer::Present { .. }
+        | WriteAnswer::Reserved { .. }
         | WriteAnswer::WrongBody
         | WriteAnswer::Full
         | WriteAnswer::Failed { .. } => write_reply(answer),
@@ -49,6 +53,7 @@ fn listed(answer: &WriteAnswer) -> &[Place] {
         WriteAnswer::Written { listed } | WriteAnswer::NotFound { listed } => listed,
         WriteAnswer::Newer { .. }
         | WriteAnswer::Present { .. }
+        | WriteAnswer::Reserved { .. }
         | WriteAnswer::WrongBody
         | WriteAnswer::Full
         | WriteAnswer::Failed { .. } => &[],

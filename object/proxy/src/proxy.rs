@@ -38,6 +38,7 @@ pub(crate) struct Core {
     pub(crate) filters: Filters,
     pub(crate) encryption: Encryption,
     pub(crate) sync: ContainerSync,
+    pub(crate) entropy: Arc<dyn Entropy>,
 }
 
 /// The front door.
@@ -80,6 +81,7 @@ impl Proxy {
                 filters,
                 encryption,
                 sync: ContainerSync::new(options.container_sync),
+                entropy: Arc::clone(&parts.entropy),
             }),
             verifier: parts.verifier,
             clock: parts.clock,

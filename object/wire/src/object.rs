@@ -2,16 +2,25 @@
 //!
 //! | method | head | answers |
 //! |---|---|---|
-//! | PUT | [`Put`], bytes follow | 201, 409 (newer there), 412 (`if_none_match`), 422 (bytes are not what the tail says), 507 |
+//! | PUT | [`Put`], bytes follow | 201, 409 (newer there), 410 (the reservation does not hold), 412 (not as the commit expects), 422 (bytes are not what the tail says), 423, 507 |
 //! | GET, HEAD | [`Get`] | 200, 206, 404 ([`Missing`]), 409 (another version), 416, 503 (bytes damaged) |
 //! | POST | [`Post`] | 202, 404, 409 |
 //! | DELETE | [`Delete`] | 204, 404 (a tombstone was left all the same), 409 |
+//!
+//! Writes also answer 423 when the key is reserved for a conditional PUT with a higher stamp.
+//!
+//! A conditional PUT first reserves the key on the primaries (`object/reservation`):
+//!
+//! | method | head | answers |
+//! |---|---|---|
+//! | PUT | [`Reserve`] | 201, 409 (stamp above this), 412 (not as expected), 423 (another has it), 507 |
+//! | DELETE | [`Release`] | 204 |
 //!
 //! Any request: 400 (malformed), 403 (not signed), 507 (device not there).
 
 use crate::body::Root;
 use crate::target::Place;
-use onggi_common_units::Timestamp;
+use onggi_common_units::{HexId, Timestamp};
 use onggi_object_model::{ByteRange, Etag, Metadata, ObjectInfo, ObjectPath, PolicyIndex};
 
 /// The fragment byte of a whole copy. Erasure-coded fragments are numbered from zero.
@@ -66,12 +75,45 @@ pub struct Put {
     pub system: Metadata,
     /// How many bytes will come, when the sender knows: space is looked for before the first.
     pub length: Option<u64>,
-    /// Refuse with 412 when an object is there.
-    pub if_none_match: bool,
+    /// The second phase of a conditional PUT.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub commit: Option<Commit>,
     /// The container devices this node tells about it.
     pub listing: Vec<Place>,
     /// The end of a body that is sent whole; a streamed body has it in its trailer.
     pub tail: Option<Tail>,
+}
+
+/// What a conditional PUT expects, and whose reservation it has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Commit {
+    /// Names the PUT.
+    pub token: HexId,
+    /// When the bytes were put that it replaces; `None`: nothing may be there.
+    pub expected: Option<Timestamp>,
+}
+
+/// Reserves an object's key for a conditional PUT.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Reserve {
+    /// Which.
+    pub which: Which,
+    /// The stamp the PUT will have.
+    pub timestamp: Timestamp,
+    /// For whom, and what it expects.
+    pub commit: Commit,
+}
+
+/// Gives a reservation up.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Release {
+    /// Which.
+    pub which: Which,
+    /// Whose.
+    pub token: HexId,
 }
 
 /// What is known once a body ends: the trailer of a streamed one.
@@ -182,7 +224,7 @@ pub struct Written {
     pub listed: Vec<Place>,
 }
 
-/// A write that was refused: 409, 412.
+/// A write that was refused: 409, 412, 423.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Refused {

@@ -13,6 +13,8 @@ pub const DEVICE_BYTES_MAX: usize = 64;
 pub enum Resource {
     /// One object: PUT, GET, HEAD, POST, DELETE.
     Object,
+    /// An object's key, kept for a conditional PUT: PUT, DELETE.
+    Reservation,
     /// One container: PUT, POST, DELETE, HEAD, and GET for its listing.
     Container,
     /// Object records of a container: POST.
@@ -35,8 +37,9 @@ pub enum Resource {
     RosterRuns,
 }
 
-const RESOURCES: [(Resource, &str); 11] = [
+const RESOURCES: [(Resource, &str); 12] = [
     (Resource::Object, "object"),
+    (Resource::Reservation, "object/reservation"),
     (Resource::Container, "container"),
     (Resource::ContainerRows, "container/rows"),
     (Resource::Account, "account"),

@@ -32,7 +32,7 @@ fn put(length: Option<u64>, tail: Option<Tail>) -> Put {
         metadata: Metadata::default(),
         system: Metadata::default(),
         length,
-        if_none_match: false,
+        commit: None,
         listing: Vec::new(),
         tail,
     }

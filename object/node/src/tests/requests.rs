@@ -321,7 +321,7 @@ pub(super) fn put_head(path: &onggi_object_model::ObjectPath) -> onggi_object_wi
         metadata: Metadata::default(),
         system: Metadata::default(),
         length: Some(3),
-        if_none_match: false,
+        commit: None,
         listing: Vec::new(),
         tail: Some(onggi_object_wire::object::Tail {
             length: 3,

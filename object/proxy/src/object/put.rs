@@ -20,9 +20,9 @@ use onggi_object_client::WriteAnswer;
 use onggi_object_encryption::Sealing;
 use onggi_object_model::limits::OBJECT_BYTES_MAX;
 use onggi_object_model::precondition::last_modified;
-use onggi_object_model::{Etag, Metadata, ObjectPath, ObjectRecord, PolicyIndex, Verdict};
+use onggi_object_model::{Etag, Metadata, ObjectPath, ObjectRecord, PolicyIndex};
 use onggi_object_replica::{Consistency, Failure, Outcome};
-use onggi_object_wire::object::{BUFFERED_BYTES_MAX, Put, Tail, Which};
+use onggi_object_wire::object::{BUFFERED_BYTES_MAX, Commit, Put, Tail, Which};
 use onggi_object_wire::{ChunkHasher, Place, Root};
 
 const TIMESTAMP: http::HeaderName = http::HeaderName::from_static("x-timestamp");
@@ -43,9 +43,10 @@ pub(super) struct NewObject {
     pub(super) etag: Option<String>,
     /// How many bytes the client says there are.
     pub(super) length: Option<u64>,
-    pub(super) if_absent: bool,
     /// When it was put in another cluster; `None` for now.
     pub(super) stamped: Option<Timestamp>,
+    /// What a conditional PUT expects, and its token.
+    pub(super) commit: Option<Commit>,
 }
 
 /// A body on its way in: every byte is hashed for the client as it comes, and for the nodes as they get it.
@@ -57,11 +58,11 @@ struct Arriving {
 }
 
 /// A body that came whole.
-struct Arrived {
+pub(super) struct Arrived {
     /// The MD5 of what the client sent.
     etag: Etag,
     /// What nodes are told.
-    tail: Tail,
+    pub(super) tail: Tail,
 }
 
 impl Arriving {
@@ -220,9 +221,9 @@ impl Core {
     ) -> Result<Response, Fault> {
         let length = announced_length(&request.headers)?;
         let mut new = self.new_object(policy, path, &request.headers, length)?;
-        new.if_absent = self.check_condition(&new, request).await?;
+        new.commit = self.check_condition(&new, request).await?;
         new.stamped = request.extensions.get::<Stamped>().map(|at| at.0);
-        self.store(new, body).await
+        self.store(new, request, body).await
     }
 
     fn new_object(
@@ -259,48 +260,18 @@ impl Core {
             ),
             etag: etag.filter(|etag| !etag.is_empty()),
             length,
-            if_absent: false,
             stamped: None,
+            commit: None,
         })
     }
 
-    /// `If-None-Match: *` and `If-Match` are judged before a byte is taken. True for the first, which the nodes judge again.
-    pub(super) async fn check_condition(
-        &self,
-        new: &NewObject,
-        request: &Head,
-    ) -> Result<bool, Fault> {
-        let condition = super::answer::condition(request);
-        if condition.is_empty() {
-            return Ok(false);
-        }
-        if condition.has_none_match_tags() {
-            return Err(Fault::BadRequest(
-                "If-None-Match only supports *".to_owned(),
-            ));
-        }
-        let current = match self.head(new.policy, &new.path).await {
-            Ok(found) => Some(found),
-            Err(Fault::NotFound) => None,
-            Err(fault) => return Err(fault),
-        };
-        let etag = current.as_ref().map(|known| {
-            (
-                super::answer::compared_etag(request, known),
-                known.info.timestamp(),
-            )
-        });
-        let current = etag.as_ref().map(|(etag, stamp)| (etag.as_str(), *stamp));
-        match condition.judge_write(current) {
-            Verdict::Proceed => Ok(condition.is_absent_only()),
-            Verdict::NotModified | Verdict::Failed => {
-                Err(Fault::PreconditionFailed(PRECONDITION.to_owned()))
-            }
-        }
-    }
-
     /// Takes the bytes and stores them.
-    async fn store(&self, mut new: NewObject, body: Body) -> Result<Response, Fault> {
+    async fn store(
+        &self,
+        mut new: NewObject,
+        request: &Head,
+        body: Body,
+    ) -> Result<Response, Fault> {
         let (metadata, system) = (&mut new.metadata, &mut new.system);
         let sealing = self.encryption.seal_new(&new.path, metadata, system)?;
         let mut arriving = Arriving::new(body, sealing);
@@ -308,6 +279,9 @@ impl Core {
         if is_all {
             let arrived = arriving.finish();
             check_etag(&new, &arrived)?;
+            if new.commit.is_some() {
+                return self.store_conditional(new, request, first, arrived).await;
+            }
             return self.store_whole(&new, first, arrived).await;
         }
         let timestamp = self.stamp_of(&new);
@@ -320,14 +294,21 @@ impl Core {
         // Dropping the streams gives the PUT up: nothing of it stays.
         check_etag(&new, &arrived)?;
         let needed = fan.needed();
+        let is_conditional = new.commit.is_some();
+        let held = self.reserve_for_stream(&new, request, timestamp).await?;
         let (outcome, answers) = fan.finish(&arrived.tail).await;
+        if let (Some(held), Outcome::Stored { .. }) = (held, outcome) {
+            held.keep();
+        }
         match outcome {
             Outcome::Stored { .. } => self.acknowledge(&new, &arrived, timestamp, &answers).await,
             Outcome::Failed(Failure::Newer { .. }) if new.stamped.is_some() => {
                 Ok(plain(StatusCode::ACCEPTED))
             }
             Outcome::Failed(Failure::Newer { newest })
-                if newest <= self.cluster.clock.now() && count_settled(&answers) >= needed =>
+                if !is_conditional
+                    && newest <= self.cluster.clock.now()
+                    && count_settled(&answers) >= needed =>
             {
                 // Another write began while this one's bytes came, and stands in its place: as if it had come after this.
                 self.cluster.clock.observe(newest);
@@ -408,7 +389,7 @@ impl Core {
         }
     }
 
-    async fn acknowledge(
+    pub(super) async fn acknowledge(
         &self,
         new: &NewObject,
         arrived: &Arrived,
@@ -452,7 +433,7 @@ impl NewObject {
             metadata: self.metadata.clone(),
             system: self.system.clone(),
             length: self.length,
-            if_none_match: self.if_absent,
+            commit: self.commit,
             listing,
             tail: None,
         }
