@@ -24,6 +24,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
+use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::pem::PemObject as _;
 use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
@@ -177,8 +178,11 @@ impl Peers {
         if roots.is_empty() {
             return Err(failed("no certificate is in it".to_owned()));
         }
-        let config = ClientConfig::builder().with_root_certificates(roots);
-        Ok(config.with_no_client_auth())
+        // Named here: what a process takes when nobody does depends on all it is built of.
+        let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .map_err(|error| failed(error.to_string()))?;
+        Ok(config.with_root_certificates(roots).with_no_client_auth())
     }
 
     /// Asks this cluster's proxy for an object as it is kept.
@@ -401,5 +405,106 @@ impl HttpBody for Counted {
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use onggi_common_host::SystemClock;
+    use onggi_object_wire::{ClusterKeys, Realms};
+    use std::path::Path;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpListener;
+    use tokio_rustls::TlsAcceptor;
+    use tokio_rustls::rustls::ServerConfig;
+    use tokio_rustls::rustls::pki_types::PrivateKeyDer;
+
+    const CERTIFICATE: &[u8] = include_bytes!("tls/localhost.pem");
+    const KEY: &[u8] = include_bytes!("tls/localhost.key");
+    const ANOTHER: &[u8] = include_bytes!("tls/another.pem");
+
+    fn peers(ca_file: &Path) -> Peers {
+        let (_sender, realms) = tokio::sync::watch::channel(Arc::<Realms>::default());
+        let options = Options {
+            realms,
+            proxy: "127.0.0.1:1".to_owned(),
+            keys: ClusterKeys::derive(&["the ring's secret"]).unwrap(),
+            interval: Duration::from_secs(1),
+            container_time: Duration::from_secs(1),
+            concurrency: 1,
+            ca_file: ca_file.to_owned(),
+        };
+        Peers::new(&options, Arc::new(SystemClock::new()))
+    }
+
+    fn endpoint(host: &str, port: u16) -> Endpoint {
+        Endpoint {
+            is_secure: true,
+            host: host.to_owned(),
+            port,
+            authority: format!("{host}:{port}"),
+            path: "/v1".to_owned(),
+        }
+    }
+
+    // Answers everything with 204.
+    async fn serve() -> u16 {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(
+                vec![CertificateDer::from_pem_slice(CERTIFICATE).unwrap()],
+                PrivateKeyDer::from_pem_slice(KEY).unwrap(),
+            )
+            .unwrap();
+        let acceptor = TlsAcceptor::from(Arc::new(config));
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let acceptor = acceptor.clone();
+                tokio::spawn(async move {
+                    let Ok(mut stream) = acceptor.accept(stream).await else {
+                        return;
+                    };
+                    let mut asked = Vec::new();
+                    while !asked.ends_with(b"\r\n\r\n") {
+                        asked.push(stream.read_u8().await.unwrap());
+                    }
+                    let answer = b"HTTP/1.1 204 No Content\r\n\r\n";
+                    stream.write_all(answer).await.unwrap();
+                });
+            }
+        });
+        port
+    }
+
+    async fn asked(peers: &Peers, endpoint: &Endpoint) -> Result<StatusCode, PeerError> {
+        let request = Request::head("/v1/a/c/o").body(empty()).unwrap();
+        let peer = peers.remote(endpoint).unwrap();
+        let answer = peer.send(request).await?;
+        Ok(answer.finish().await?.status)
+    }
+
+    #[tokio::test]
+    async fn a_cluster_over_tls_proves_who_it_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let (own, another) = (dir.path().join("own.pem"), dir.path().join("another.pem"));
+        std::fs::write(&own, CERTIFICATE).unwrap();
+        std::fs::write(&another, ANOTHER).unwrap();
+        let port = serve().await;
+        let named = endpoint("localhost", port);
+        let status = asked(&peers(&own), &named).await.unwrap();
+        assert_eq!(status, StatusCode::NO_CONTENT);
+        // The right name, vouched for by somebody else; the right certificate, of another name.
+        for (ca_file, asked_for) in [(&another, &named), (&own, &endpoint("127.0.0.1", port))] {
+            let refused = asked(&peers(ca_file), asked_for).await.unwrap_err();
+            assert!(matches!(refused, PeerError::Connect { .. }), "{refused}");
+        }
+        for (ca_file, host) in [(dir.path().join("none"), "localhost"), (own, "a host")] {
+            assert!(peers(&ca_file).remote(&endpoint(host, port)).is_err());
+        }
     }
 }
