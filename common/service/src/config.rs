@@ -14,7 +14,7 @@ pub use filters::{CnameLookup, Filters, NameCheck, RateLimit, RatePoint};
 pub use target::{PortalGroup, Target, TargetLimits};
 
 use crate::telemetry::LogFormat;
-use core::num::NonZeroU8;
+use core::num::{NonZeroU8, NonZeroU16};
 use onggi_common_units::ByteCount;
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
@@ -158,6 +158,12 @@ pub struct Object {
     /// The storage policies, in the order of their numbers; default: one.
     #[serde(default)]
     pub policies: Vec<Policy>,
+    /// How many seconds after its `X-Delete-At` an object's copies are deleted; it is not served from that date on.
+    #[serde(default = "default_expiry_delay_seconds")]
+    pub expiry_delay_seconds: u32,
+    /// How many whole days the trace of a deletion stays at least.
+    #[serde(default = "default_reclaim_age_days")]
+    pub reclaim_age_days: NonZeroU16,
     /// Hosts below this domain name accounts and containers: `container.account.example.com`.
     pub storage_domain: Option<String>,
     /// What the front door refuses, slows down or tells by itself.
@@ -250,6 +256,15 @@ const fn default_replicas() -> NonZeroU8 {
 }
 const fn default_part_power() -> u8 {
     10
+}
+const fn default_expiry_delay_seconds() -> u32 {
+    120
+}
+const fn default_reclaim_age_days() -> NonZeroU16 {
+    match NonZeroU16::new(7) {
+        Some(week) => week,
+        None => NonZeroU16::MIN,
+    }
 }
 const fn default_node_zone() -> u32 {
     1

@@ -6,6 +6,7 @@
 )]
 
 mod check;
+mod device;
 mod exports;
 mod locate;
 mod object_key;
@@ -98,6 +99,9 @@ enum Command {
     /// Objects, seen from the storage nodes
     #[command(subcommand)]
     Object(ObjectCommand),
+    /// A storage device whose node does not run: check, dump, repair
+    #[command(subcommand)]
+    Device(device::DeviceCommand),
     /// Make and change rings, as swift-ring-builder does; it reads and writes Swift's own files
     Ring(Box<ring::RingArguments>),
 }
@@ -143,6 +147,7 @@ fn main() -> ExitCode {
         | Command::Pool(_)
         | Command::Export(_)
         | Command::Object(_)
+        | Command::Device(_)
         | Command::Ring(_) => 1,
     };
     match dispatch(command) {
@@ -206,6 +211,7 @@ fn dispatch(command: Command) -> Result<ExitCode> {
             exports::run(command)?;
             Ok(ExitCode::SUCCESS)
         }
+        Command::Device(command) => device::run(command),
         Command::Ring(arguments) => Ok(ring::run(*arguments)),
         Command::Object(ObjectCommand::NewKey { file, id }) => {
             let made = object_key::make(&file, id.as_deref())?;

@@ -13,12 +13,14 @@ mod curl;
 mod encryption;
 mod faults;
 mod functional;
+mod grey;
 mod initiator;
 mod live_guest;
 mod needs;
 mod objctl;
 mod object;
 mod object_clients;
+mod object_life;
 mod powercut;
 mod ring;
 mod served;
@@ -51,6 +53,7 @@ fn main() -> ExitCode {
         container_sync::SCENARIOS,
         objctl::SCENARIOS,
         object_clients::SCENARIOS,
+        object_life::SCENARIOS,
         block::SCENARIOS,
         target::SCENARIOS,
         initiator::SCENARIOS,
@@ -58,6 +61,7 @@ fn main() -> ExitCode {
         powercut::SCENARIOS,
         faults::SCENARIOS,
         functional::SCENARIOS,
+        grey::SCENARIOS,
         ring::SCENARIOS,
     ]
     .concat();

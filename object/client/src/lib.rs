@@ -6,6 +6,7 @@
 pub mod answer;
 pub mod call;
 pub mod http_client;
+pub mod limiter;
 pub mod nodes;
 mod pool;
 pub mod put_stream;
@@ -13,5 +14,6 @@ pub mod put_stream;
 pub use answer::{ContainerAnswer, GetAnswer, InfoAnswer, ListAnswer, WriteAnswer};
 pub use call::{Answer, Body, BodyError, Call, CallBody, CallError, NodeClient, Piece};
 pub use http_client::{HttpClient, Timeouts};
+pub use limiter::Limiter;
 pub use nodes::Nodes;
 pub use put_stream::PutStream;

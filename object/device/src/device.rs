@@ -3,6 +3,7 @@
 use crate::digests::{Digests, Sum};
 use crate::error::{DeviceError, OpenError};
 use crate::format;
+use crate::reclaim::Horizons;
 use crate::reservation::Reservations;
 use crate::space::Space;
 use crate::stripes::Stripes;
@@ -33,6 +34,7 @@ pub struct Device {
     digests: Digests,
     stripes: Stripes,
     reservations: Reservations,
+    horizons: Horizons,
     space: Space,
     /// Names of body files that have no row yet: the sweep leaves them alone.
     in_flight: Mutex<HashSet<String>>,
@@ -70,25 +72,39 @@ impl Device {
         entropy: &dyn Entropy,
         open_store: impl FnOnce(&Path) -> Result<Arc<dyn Store>, OpenError>,
     ) -> Result<Self, OpenError> {
+        let directory = options.directory.as_path();
+        let (marker, store) = format::prepare(directory, entropy, open_store)?;
+        format::upgrade(directory, &marker, store.as_ref())?;
+        let device = Self::with_store(options, entropy, marker.id, store)?;
+        device.sweep_incoming()?;
+        device.sweep()?;
+        Ok(device)
+    }
+
+    /// The device over a store that is open. Files without rows are left alone.
+    pub(crate) fn with_store(
+        options: &DeviceOptions,
+        entropy: &dyn Entropy,
+        id: Uuid,
+        store: Arc<dyn Store>,
+    ) -> Result<Self, OpenError> {
         let directory = options.directory.clone();
-        let (marker, store) = format::prepare(&directory, entropy, open_store)?;
         let digests = Digests::load(store.as_ref())?;
         let reservations = Reservations::load(store.as_ref())?;
-        let device = Self {
+        let horizons = Horizons::load(store.as_ref())?;
+        Ok(Self {
             space: Space::new(&directory, options.reserve)?,
             directory,
-            id: marker.id,
+            id,
             store,
             digests,
             stripes: Stripes::new(),
             reservations,
+            horizons,
             in_flight: Mutex::new(HashSet::new()),
             process: onggi_object_wire::head::to_hex(&entropy.bytes()[..6]),
             count: AtomicU64::new(0),
-        };
-        device.sweep_incoming()?;
-        device.sweep()?;
-        Ok(device)
+        })
     }
 
     /// Its id.
@@ -106,7 +122,14 @@ impl Device {
     /// The digests of a scope by units of so many hash bits (at most the slot bits). Units without rows are left out.
     #[must_use]
     pub fn digests(&self, scope: Scope, bits: u32) -> BTreeMap<u32, Sum> {
-        self.digests.units(scope, bits)
+        self.digests.units(scope, bits, 0)
+    }
+
+    /// The same without tombstones of days up to the horizon: those are settled, and each device lets go of them by itself.
+    /// A unit that holds nothing else is there with an empty digest.
+    #[must_use]
+    pub fn digests_above(&self, scope: Scope, bits: u32, horizon: u16) -> BTreeMap<u32, Sum> {
+        self.digests.units(scope, bits, horizon)
     }
 
     /// The scopes that hold anything.
@@ -147,6 +170,10 @@ impl Device {
 
     pub(crate) const fn reservations(&self) -> &Reservations {
         &self.reservations
+    }
+
+    pub(crate) const fn horizons(&self) -> &Horizons {
+        &self.horizons
     }
 
     pub(crate) const fn space(&self) -> &Space {

@@ -47,7 +47,7 @@ pub(crate) struct Change {
     days: Vec<(u16, Sum)>,
 }
 
-fn encode(sum: Sum) -> Vec<u8> {
+pub(crate) fn encode(sum: Sum) -> Vec<u8> {
     let mut writer = Writer::new();
     writer.u8(VERSION);
     writer.u128(sum.digest.value());
@@ -55,7 +55,7 @@ fn encode(sum: Sum) -> Vec<u8> {
     writer.finish()
 }
 
-fn decode(bytes: &[u8]) -> Result<Sum, CodecError> {
+pub(crate) fn decode(bytes: &[u8]) -> Result<Sum, CodecError> {
     let mut reader = Reader::new(bytes);
     reader.version(WHAT, VERSION)?;
     let sum = Sum {
@@ -170,8 +170,9 @@ impl Digests {
         });
     }
 
-    /// The digests of a scope by units of so many bits (at most the slot bits). Units without rows are left out.
-    pub(crate) fn units(&self, scope: Scope, bits: u32) -> BTreeMap<u32, Sum> {
+    /// The digests of a scope by units of so many bits (at most the slot bits), without tombstones of days up to the
+    /// horizon. Units without any rows are left out.
+    pub(crate) fn units(&self, scope: Scope, bits: u32, horizon: u16) -> BTreeMap<u32, Sum> {
         self.with(|scopes| {
             let mut units: BTreeMap<u32, Sum> = BTreeMap::new();
             for (slot, days) in scopes.get(&scope).into_iter().flatten() {
@@ -179,12 +180,49 @@ impl Digests {
                     continue;
                 };
                 let unit = units.entry(slot.unit(bits)).or_default();
-                for sum in days.values() {
+                let counts = |(day, _): &(&u16, &Sum)| **day == 0 || **day > horizon;
+                for (_, sum) in days.iter().filter(counts) {
                     unit.digest += sum.digest;
                     unit.count = unit.count.saturating_add(sum.count);
                 }
             }
             units
+        })
+    }
+
+    /// Puts into the batch that a slot has no tombstones of days up to the horizon any more. The caller holds its stripe.
+    pub(crate) fn stage_reclaim(
+        &self,
+        batch: &mut Batch,
+        scope: Scope,
+        slot: Slot,
+        horizon: u16,
+    ) -> Change {
+        let days: Vec<u16> = self.with(|scopes| {
+            let slots = scopes.get(&scope);
+            let days = slots.and_then(|slots| slots.get(&slot.number()));
+            let known = days.into_iter().flat_map(BTreeMap::keys).copied();
+            known.filter(|day| (1..=horizon).contains(day)).collect()
+        });
+        for day in &days {
+            batch.delete(DIGEST, digest_key(scope, slot, *day));
+        }
+        Change {
+            scope,
+            slot,
+            days: days.into_iter().map(|day| (day, Sum::default())).collect(),
+        }
+    }
+
+    /// Whether a slot has tombstones of days up to the horizon.
+    pub(crate) fn has_settled(&self, scope: Scope, slot: Slot, horizon: u16) -> bool {
+        self.with(|scopes| {
+            let slots = scopes.get(&scope);
+            let days = slots.and_then(|slots| slots.get(&slot.number()));
+            days.is_some_and(|days| {
+                days.range(1..=horizon.max(1))
+                    .any(|(day, _)| *day <= horizon)
+            })
         })
     }
 

@@ -29,8 +29,22 @@ pub enum OpenError {
         /// The id expected.
         expected: String,
     },
+    /// There is no device.
+    #[error("{directory} holds no device", directory = directory.display())]
+    NoDevice {
+        /// The directory.
+        directory: PathBuf,
+    },
+    /// The device has not been opened since this program was installed.
+    #[error("{directory} is of format {format}: start its node once, which brings it to the newer one", directory = directory.display())]
+    FormatBefore {
+        /// The directory.
+        directory: PathBuf,
+        /// Its format.
+        format: u16,
+    },
     /// Its rows are gone.
-    #[error("{directory} has lost its store: put it back; or remove the whole directory and its .id file, and replication fills the new device", directory = directory.display())]
+    #[error("{directory} has lost its store: put it back; or make one from its body files (onggid device repair --from-files); or remove the whole directory and its .id file, and replication fills the new device", directory = directory.display())]
     StoreLost {
         /// The device's directory.
         directory: PathBuf,

@@ -12,8 +12,10 @@
 //! mount point is not taken for a new one.
 
 use crate::error::{OpenError, open_at};
+use crate::rebuild;
 use onggi_common_host::Entropy;
 use onggi_common_host::durable::{self, Visibility};
+use onggi_common_meta::local::Store;
 use onggi_common_meta::table::{self, PayloadError, Record};
 use onggi_common_units::Uuid;
 use serde::{Deserialize, Serialize};
@@ -26,27 +28,39 @@ pub(crate) const BODIES: &str = "bodies";
 pub(crate) const INCOMING: &str = "incoming";
 pub(crate) const QUARANTINE: &str = "quarantine";
 
-/// What the marker says.
+/// The format of a device without an index of dates.
+const BEFORE_EXPIRY: u16 = 1;
+
+/// What the marker says. The version of its row is the format of the whole device.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Marker {
     /// The device's id.
     pub id: Uuid,
+    /// The format the device is in.
+    #[serde(skip)]
+    pub format: u16,
 }
 
 impl Record for Marker {
     const NAME: &'static str = "device marker";
-    const VERSION: u16 = 1;
+    const VERSION: u16 = 2;
 
     fn encode_payload(&self, payload: &mut Vec<u8>) {
         table::to_json(self, payload);
     }
 
     fn decode_payload(version: u16, payload: &[u8]) -> Result<Option<Self>, PayloadError> {
-        if version != Self::VERSION {
-            return Ok(None);
+        match version {
+            BEFORE_EXPIRY | Self::VERSION => {
+                let marker: Self = table::from_json(payload)?;
+                Ok(Some(Self {
+                    format: version,
+                    ..marker
+                }))
+            }
+            _ => Ok(None),
         }
-        table::from_json(payload).map(Some)
     }
 }
 
@@ -92,7 +106,10 @@ where
         None => {
             make_directories(directory)?;
             let store = open_store(&store_path)?;
-            let marker = Marker { id: entropy.uuid() };
+            let marker = Marker {
+                id: entropy.uuid(),
+                format: Marker::VERSION,
+            };
             durable::replace(
                 &directory.join(MARKER),
                 &table::encode(&marker),
@@ -104,11 +121,35 @@ where
     }
 }
 
-fn find(directory: &Path, id_file: &Path) -> Result<Option<Marker>, OpenError> {
+impl Marker {
+    /// The format this program makes.
+    pub(crate) const CURRENT: u16 = <Self as Record>::VERSION;
+}
+
+/// Brings a device's store to the format of this program and says so in its marker. Programs before it refuse the device
+/// from then on.
+pub(crate) fn upgrade(
+    directory: &Path,
+    marker: &Marker,
+    store: &dyn Store,
+) -> Result<(), OpenError> {
+    if marker.format >= Marker::VERSION {
+        return Ok(());
+    }
+    tracing::info!(directory = %directory.display(), from = marker.format, to = Marker::VERSION, "bringing the device to a newer format");
+    rebuild::all(store)?;
+    Ok(durable::replace(
+        &directory.join(MARKER),
+        &table::encode(marker),
+        Visibility::World,
+    )?)
+}
+
+pub(crate) fn find(directory: &Path, id_file: &Path) -> Result<Option<Marker>, OpenError> {
     let expected = read_marker(id_file)?;
     let found = read_marker(&directory.join(MARKER))?;
     match (expected, found) {
-        (Some(expected), Some(found)) if expected == found => Ok(Some(found)),
+        (Some(expected), Some(found)) if expected.id == found.id => Ok(Some(found)),
         (Some(expected), Some(found)) => Err(OpenError::OtherDevice {
             directory: directory.to_owned(),
             found: found.id.to_string(),
@@ -191,6 +232,27 @@ mod tests {
         assert_eq!(prepare(&path).unwrap(), made);
         std::fs::remove_file(id_file(&path)).unwrap();
         assert_eq!(prepare(&path).unwrap(), made);
+    }
+
+    #[test]
+    fn a_marker_keeps_its_golden_bytes_in_each_format() {
+        let id: Uuid = "6f6e6767-6900-4000-8000-000000000001".parse().unwrap();
+        let marker = |format| Marker { id, format };
+        for (format, golden) in [
+            (1, include_str!("../golden/device-marker-1.hex")),
+            (2, include_str!("../golden/device-marker-2.hex")),
+        ] {
+            let bytes: Vec<u8> = golden
+                .trim()
+                .as_bytes()
+                .chunks(2)
+                .map(|pair| u8::from_str_radix(core::str::from_utf8(pair).unwrap(), 16).unwrap())
+                .collect();
+            assert_eq!(table::decode::<Marker>(&bytes).unwrap(), marker(format));
+            if format == Marker::VERSION {
+                assert_eq!(table::encode(&marker(format)), bytes);
+            }
+        }
     }
 
     #[test]

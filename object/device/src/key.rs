@@ -162,6 +162,23 @@ pub(crate) const fn scope_of(byte: u8, policy: u16) -> Option<Scope> {
     }
 }
 
+/// A slot's horizon.
+pub(crate) fn horizon_key(scope: Scope, slot: Slot) -> Vec<u8> {
+    let (byte, policy) = scope_bytes(scope);
+    let mut key = vec![byte];
+    key.extend_from_slice(&policy.to_be_bytes());
+    key.extend_from_slice(&slot.number().to_be_bytes());
+    key
+}
+
+pub(crate) fn parse_horizon_key(key: &[u8]) -> Option<(Scope, Slot)> {
+    let &[byte, p0, p1, s0, s1, s2, s3] = key else {
+        return None;
+    };
+    let scope = scope_of(byte, u16::from_be_bytes([p0, p1]))?;
+    Some((scope, Slot::new(u32::from_be_bytes([s0, s1, s2, s3]))?))
+}
+
 /// A slot's digest of one day.
 pub(crate) fn digest_key(scope: Scope, slot: Slot, day: u16) -> Vec<u8> {
     let (byte, policy) = scope_bytes(scope);

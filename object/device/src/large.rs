@@ -12,12 +12,12 @@
 
 use crate::error::{DeviceError, io_at};
 use crate::format::{BODIES, INCOMING, QUARANTINE};
-use crate::key::ObjectKey;
+use crate::key::{OBJECT_KEY_BYTES, ObjectKey};
 use onggi_common_host::durable;
 use onggi_object_wire::ObjectRow;
 use onggi_object_wire::Root;
-use onggi_object_wire::body::{BodyHash, CHUNK_BYTES};
-use onggi_object_wire::codec::Writer;
+use onggi_object_wire::body::{BodyHash, CHUNK_BYTES, chunk_hash};
+use onggi_object_wire::codec::{Reader, Writer};
 use rustix::fs::{AtFlags, CWD, FallocateFlags, Mode, OFlags};
 use std::fs::File;
 use std::io::{ErrorKind, Write as _};
@@ -84,25 +84,27 @@ impl Incoming {
 
     /// Ends the file, makes it durable and gives it its name.
     pub(crate) fn finish(
-        mut self,
+        self,
         device: &Path,
         name: &str,
         trailer: &[u8],
     ) -> Result<(), DeviceError> {
-        self.write(device, trailer)?;
-        self.file
-            .sync_data()
-            .map_err(io_at("syncing a body on", device))?;
-        let path = body_path(device, name);
+        self.finish_at(&body_path(device, name), trailer)
+    }
+
+    /// The same for a file of another folder.
+    pub(crate) fn finish_at(mut self, path: &Path, trailer: &[u8]) -> Result<(), DeviceError> {
+        self.write(path, trailer)?;
+        self.file.sync_data().map_err(io_at("syncing", path))?;
         let linked = match &self.name {
             None => {
                 let own = format!("/proc/self/fd/{}", self.file.as_raw_fd());
-                rustix::fs::linkat(CWD, own, CWD, &path, AtFlags::SYMLINK_FOLLOW)
+                rustix::fs::linkat(CWD, own, CWD, path, AtFlags::SYMLINK_FOLLOW)
             }
-            Some(temporary) => rustix::fs::linkat(CWD, temporary, CWD, &path, AtFlags::empty()),
+            Some(temporary) => rustix::fs::linkat(CWD, temporary, CWD, path, AtFlags::empty()),
         };
-        linked.map_err(|errno| io_at("naming", &path)(errno.into()))?;
-        let shelf = path.parent().unwrap_or(device);
+        linked.map_err(|errno| io_at("naming", path)(errno.into()))?;
+        let shelf = path.parent().unwrap_or(path);
         durable::sync_dir(shelf).map_err(|error| io_at("syncing", &error.path)(error.source))
     }
 }
@@ -124,7 +126,7 @@ pub(crate) fn file_name(key: &ObjectKey, unique: &str) -> String {
 /// The key a file's name begins with.
 pub(crate) fn key_of(name: &str) -> Option<ObjectKey> {
     let (key, _) = name.split_once('.')?;
-    let bytes: [u8; crate::key::OBJECT_KEY_BYTES] = onggi_object_wire::head::from_hex(key)?;
+    let bytes: [u8; OBJECT_KEY_BYTES] = onggi_object_wire::head::from_hex(key)?;
     ObjectKey::from_bytes(&bytes)
 }
 
@@ -141,6 +143,18 @@ pub(crate) fn quarantine(device: &Path, name: &str) -> Result<(), DeviceError> {
         Ok(()) | Err(rustix::io::Errno::NOENT) => Ok(()),
         Err(errno) => Err(io_at("quarantining", &from)(errno.into())),
     }
+}
+
+/// Gives a file a second name among those that are out of service, so that it outlives its row.
+pub(crate) fn link_aside(device: &Path, name: &str) -> Result<(), DeviceError> {
+    let (from, to) = (body_path(device, name), device.join(QUARANTINE).join(name));
+    match rustix::fs::linkat(CWD, &from, CWD, &to, AtFlags::empty()) {
+        // It may have been done before a crash; and what is missing cannot be kept.
+        Ok(()) | Err(rustix::io::Errno::EXIST | rustix::io::Errno::NOENT) => {}
+        Err(errno) => return Err(io_at("setting aside", &from)(errno.into())),
+    }
+    durable::sync_dir(&device.join(QUARANTINE))
+        .map_err(|error| io_at("syncing", &error.path)(error.source))
 }
 
 pub(crate) fn remove(device: &Path, name: &str) -> Result<(), DeviceError> {
@@ -204,6 +218,57 @@ impl From<std::io::Error> for LargeError {
 fn field<const N: usize>(bytes: &[u8], at: usize) -> Result<[u8; N], LargeError> {
     let part = bytes.get(at..at + N).and_then(|part| part.try_into().ok());
     part.ok_or_else(|| LargeError::Damaged("the footer is cut short".to_owned()))
+}
+
+impl LargeBody {
+    /// Reads every byte and compares it with its chunk's hash.
+    pub(crate) fn verify(&self, length: u64) -> Result<(), LargeError> {
+        let mut at = 0;
+        for (number, hash) in self.hashes.iter().enumerate() {
+            let bytes = (length - at).min(CHUNK_BYTES as u64);
+            let mut chunk = vec![0; usize::try_from(bytes).unwrap_or(CHUNK_BYTES)];
+            self.file.read_exact_at(&mut chunk, at)?;
+            if chunk_hash(&chunk) != *hash {
+                return Err(LargeError::Damaged(format!(
+                    "chunk {number} fails its checksum"
+                )));
+            }
+            at += bytes;
+        }
+        Ok(())
+    }
+}
+
+/// The key and row in a body file's trailer, which is proven.
+pub(crate) fn read_row(path: &Path) -> Result<(ObjectKey, ObjectRow), LargeError> {
+    let damaged = |detail: &str| LargeError::Damaged(detail.to_owned());
+    let file = File::open(path)?;
+    let footer_at = file.metadata()?.len().checked_sub(FOOTER_BYTES as u64);
+    let footer_at = footer_at.ok_or_else(|| damaged("the file is cut short"))?;
+    let mut footer = [0; FOOTER_BYTES];
+    file.read_exact_at(&mut footer, footer_at)?;
+    let length = u64::from_be_bytes(field(&footer, 10)?);
+    let row_bytes = u64::from(u32::from_be_bytes(field(&footer, 22)?));
+    let body = open(path, length)?;
+    let row_at = footer_at.checked_sub(row_bytes);
+    let row_at = row_at.ok_or_else(|| damaged("the file is cut short"))?;
+    let mut bytes = vec![0; usize::try_from(row_bytes).unwrap_or(0)];
+    file.read_exact_at(&mut bytes, row_at)?;
+    let mut reader = Reader::new(&bytes);
+    let decoded = reader
+        .array("a key")
+        .and_then(|key: [u8; OBJECT_KEY_BYTES]| {
+            let row = ObjectRow::decode(&mut reader)?;
+            reader.end("a trailer")?;
+            Ok((key, row))
+        });
+    let (key, row) = decoded.map_err(|error| LargeError::Damaged(error.to_string()))?;
+    let key = ObjectKey::from_bytes(&key).ok_or_else(|| damaged("its key is none"))?;
+    let is_own = |own: &onggi_object_wire::Body| own.root == body.root && own.length == length;
+    if !row.body.as_ref().is_some_and(is_own) {
+        return Err(damaged("its row is another object's"));
+    }
+    Ok((key, row))
 }
 
 /// Opens a body's file and proves its trailer.

@@ -14,6 +14,8 @@
 //! | `sync` | kind 1, path hash 16, peer 16 | how far of the change log the peer has; also the cluster it is copied to |
 //! | `pending` | kind 1, key | what other devices still have to be told, and which containers are copied to another cluster |
 //! | `reservation` | as `object` | [`reservation::Reservation`]: the key is kept for a conditional PUT |
+//! | `horizon` | scope 1, policy 2, slot 4 | the last day whose tombstones are settled, see [`reclaim`]; and when the device was alive last |
+//! | `expiry` | second 8, as `object` | objects that have a date of deletion, in the order of the dates |
 //!
 //! A partition is the top bits of the path hash, so it is one range of `object` and of `digest` at any partition power
 //! up to the slot bits. Whatever belongs together is written in one synced batch: the row, its digest, its pending row.
@@ -23,16 +25,20 @@
 //! given out.
 
 pub mod body;
+pub mod check;
 pub mod container_sync;
 pub mod device;
 pub mod digests;
 pub mod error;
+pub mod expiry;
 pub mod format;
 pub mod key;
 mod large;
 pub mod listing;
 pub mod object;
 pub mod pending;
+mod rebuild;
+pub mod reclaim;
 pub mod reservation;
 pub mod roster;
 pub mod roster_row;
@@ -50,6 +56,7 @@ pub use body::BodyReader;
 pub use container_sync::SyncPoints;
 pub use device::{Device, DeviceOptions};
 pub use error::{DeviceError, OpenError};
+pub use expiry::Due;
 pub use key::{ObjectKey, RosterKey, RosterKind};
 pub use object::{Guard, Merge, Merged, NewRow};
 pub use pending::PendingObject;

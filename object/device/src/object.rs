@@ -3,6 +3,7 @@
 use crate::device::Device;
 use crate::digests::Part;
 use crate::error::DeviceError;
+use crate::expiry::{self, Due};
 use crate::key::{ObjectKey, unit_range};
 use crate::large;
 use crate::pending::PendingObject;
@@ -36,6 +37,8 @@ pub struct Merge {
     pub guard: Guard,
     /// Change nothing unless an object is there and the new row's metadata is newer: a POST.
     pub if_present: bool,
+    /// Change nothing unless the object still is this one, whose date has come.
+    pub only_due: Option<Due>,
     /// Remember in the same batch that the container has to be told.
     pub tell_container: bool,
 }
@@ -90,7 +93,7 @@ pub enum Merged {
     },
     /// A commit whose reservation does not hold here.
     Lapsed,
-    /// `if_present`, and no object is there.
+    /// `if_present`, and no object is there; `only_due`, and another one is.
     Absent,
 }
 
@@ -162,6 +165,22 @@ impl Device {
         Ok(merged)
     }
 
+    /// Merges the row of a body file that is there already. True when the row names the file now.
+    pub(crate) fn adopt_file(
+        &self,
+        key: &ObjectKey,
+        new: NewRow,
+        name: &str,
+        how: Merge,
+    ) -> Result<bool, DeviceError> {
+        let _guard = self.stripes().lock(key.slot());
+        let (merged, left) = self.merge_locked(key, new.row, Some(name), None, how)?;
+        if let Some(left) = left {
+            large::remove(self.directory(), &left)?;
+        }
+        Ok(matches!(merged, Merged::Changed { taken, .. } if taken.data))
+    }
+
     /// Writes a large body's file, or hands a small one on.
     fn store_body(
         &self,
@@ -205,6 +224,15 @@ impl Device {
         if how.if_present && !was_there {
             return Ok((Merged::Absent, None));
         }
+        let is_meant = |due: Due| old.as_ref().is_some_and(|old| due.is_of(old));
+        if how.only_due.is_some_and(|due| !is_meant(due)) {
+            return Ok((Merged::Absent, None));
+        }
+        // The trace of what was deleted long ago is not taken up again.
+        if old.is_none() && row.body.is_none() && self.is_settled(key, &row) {
+            let newest = row.newest();
+            return Ok((Merged::Unchanged { newest }, None));
+        }
         let Some(plan) = plan(old.as_ref(), row, file_name, small, how.if_present)? else {
             return Ok((Merged::Unchanged { newest }, None));
         };
@@ -217,7 +245,12 @@ impl Device {
         }
         if how.tell_container {
             let container = plan.next.row.path.container_path();
-            let record = plan.next.row.record();
+            let mut record = plan.next.row.record();
+            if let Some(due) = how.only_due {
+                // The line's deletion is as old as the date, not as the bytes.
+                let date = Timestamp::from_utc(UtcTime::from_seconds(due.delete_at));
+                record.metadata_timestamp = record.metadata_timestamp.max(date);
+            }
             PendingObject {
                 key: *key,
                 container,
@@ -267,13 +300,13 @@ impl Device {
                     return Some(Merged::Lapsed);
                 }
                 let newest = old.map_or(Timestamp::ZERO, |old| old.row.newest());
-                let is_met = commit.is_met(old.map(|old| &old.row));
+                let is_met = commit.is_met(old.map(|old| &old.row), now);
                 (!is_met).then_some(Merged::Present { newest })
             }
         }
     }
 
-    fn write_with_digest(
+    pub(crate) fn write_with_digest(
         &self,
         key: &ObjectKey,
         old: Option<&StoredObject>,
@@ -287,6 +320,7 @@ impl Device {
         let scope = Scope::Objects(key.policy);
         let table = self.digest_table();
         let change = table.stage(&mut batch, scope, key.slot(), old.map(part), new.map(part));
+        expiry::stage(&mut batch, key, old, new);
         self.store().write(&batch, Durability::Synced)?;
         table.keep(change);
         Ok(())
@@ -373,6 +407,7 @@ impl Device {
         policy: onggi_object_model::PolicyIndex,
         slot: Slot,
     ) -> Result<Vec<KeySum>, DeviceError> {
+        let horizon = self.horizon(Scope::Objects(policy), slot);
         let mut keys = Vec::new();
         self.visit_objects(policy, slot, &mut |key, stored| {
             keys.push(KeySum {
@@ -380,6 +415,7 @@ impl Device {
                 fragment: key.fragment,
                 digest: stored.digest(key),
                 timestamps: stored.timestamps(),
+                horizon,
             });
         })?;
         Ok(keys)

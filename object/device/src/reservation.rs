@@ -170,7 +170,7 @@ impl Device {
         }
         let old = self.get_object(key)?;
         let newest = old.as_ref().map_or(Timestamp::ZERO, |old| old.row.newest());
-        if !commit.is_met(old.as_ref().map(|old| &old.row)) {
+        if !commit.is_met(old.as_ref().map(|old| &old.row), now) {
             return Ok(Reserved::Present { newest });
         }
         if stamp <= newest {
@@ -241,10 +241,11 @@ impl Device {
 
 impl Commit {
     /// Whether a row is what the PUT expects. A device may lag behind the version that was judged, never be ahead of it.
-    pub(crate) fn is_met(&self, row: Option<&onggi_object_wire::ObjectRow>) -> bool {
+    pub(crate) fn is_met(&self, row: Option<&onggi_object_wire::ObjectRow>, now: UtcTime) -> bool {
+        let is_over = |at: u64| at <= now.seconds();
         match (row, self.expected) {
             (None, _) => true,
-            (Some(row), None) => row.body.is_none(),
+            (Some(row), None) => row.body.is_none() || row.delete_at().is_some_and(is_over),
             (Some(row), Some(expected)) => row.data_timestamp <= expected,
         }
     }

@@ -62,7 +62,7 @@ pub(crate) fn decode_record<R: Record>(bytes: &[u8]) -> Result<(R, u64), CodecEr
     Ok((record, sequence))
 }
 
-fn roster_digest(key: &RosterKey, row: &RosterRow) -> Digest {
+pub(crate) fn roster_digest(key: &RosterKey, row: &RosterRow) -> Digest {
     let mut writer = Writer::new();
     writer.raw(&key.bytes());
     writer.u128(row.digest().value());
@@ -265,6 +265,7 @@ impl Device {
                 fragment: onggi_object_wire::object::WHOLE,
                 digest: roster_digest(&key, &row),
                 timestamps: [Timestamp::ZERO; 3],
+                horizon: 0,
             });
         }
         Ok(keys)

@@ -52,17 +52,29 @@ impl StoredObject {
         ]
     }
 
-    /// The day its digest counts in: 0 for an object, the day of its deletion (since 1970) for a tombstone.
+    /// The day its digest counts in: 0 for an object, the day of its deletion (since 1970) for a tombstone. The trace of an
+    /// expired object is stamped as its bytes were; it was deleted on the day of its date.
     #[must_use]
     pub fn day(&self) -> u16 {
-        const SECONDS_PER_DAY: u64 = 86_400;
         if self.row.body.is_some() {
             return 0;
         }
-        let day = self.row.data_timestamp.to_utc().seconds() / SECONDS_PER_DAY;
-        // A day 0 tombstone would count as an object; nothing real was deleted on 1 January 1970.
-        u16::try_from(day).unwrap_or(u16::MAX).max(1)
+        trace_day(&self.row)
     }
+}
+
+/// The day (since 1970) a trace's object was deleted.
+pub(crate) fn trace_day(row: &ObjectRow) -> u16 {
+    let deleted = row.data_timestamp.to_utc().seconds();
+    // A day 0 tombstone would count as an object; nothing real was deleted on 1 January 1970.
+    day_of(deleted.max(row.date().unwrap_or(0))).max(1)
+}
+
+/// The day (since 1970) of a second.
+#[must_use]
+pub fn day_of(second: u64) -> u16 {
+    const SECONDS_PER_DAY: u64 = 86_400;
+    u16::try_from(second / SECONDS_PER_DAY).unwrap_or(u16::MAX)
 }
 
 fn malformed(error: &CodecError) -> PayloadError {

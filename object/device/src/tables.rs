@@ -24,8 +24,14 @@ pub const PENDING: TableName = TableName::new("pending");
 /// Keys kept for conditional PUTs.
 pub const RESERVATION: TableName = TableName::new("reservation");
 
+/// Objects with a date of deletion, in the order of the dates.
+pub const EXPIRY: TableName = TableName::new("expiry");
+
+/// Up to which day tombstones are settled, by slot.
+pub const HORIZON: TableName = TableName::new("horizon");
+
 /// All of them, for a store in memory.
-pub const ALL: [TableName; 9] = [
+pub const ALL: [TableName; 11] = [
     OBJECT,
     BODY,
     DIGEST,
@@ -35,6 +41,8 @@ pub const ALL: [TableName; 9] = [
     SYNC,
     PENDING,
     RESERVATION,
+    EXPIRY,
+    HORIZON,
 ];
 
 /// Bodies from this size on go to RocksDB's blob files.
@@ -56,6 +64,8 @@ pub fn options() -> Options {
         SYNC,
         PENDING,
         RESERVATION,
+        EXPIRY,
+        HORIZON,
     ];
     let mut options = Options::new(&plain).with_blobs(BODY, BLOBS_FROM);
     options.cache = CACHE;

@@ -1,8 +1,11 @@
 //! What a device promises, asked of both engines: RocksDB and the memory twin.
 
+mod check;
 mod container_sync;
 mod crash;
 mod damage;
+mod expiry;
+mod reclaim;
 mod reservations;
 mod rosters;
 

@@ -1,7 +1,10 @@
 //! The node's devices, and the blocking threads their calls run on.
 
 use crate::options::Options;
+use core::sync::atomic::{AtomicBool, Ordering};
+use core::time::Duration;
 use onggi_common_host::Entropy;
+use onggi_common_units::UtcTime;
 use onggi_object_device::{Device, DeviceError, DeviceOptions, OpenError};
 use onggi_object_wire::DeviceName;
 use std::collections::BTreeMap;
@@ -17,6 +20,9 @@ pub(crate) struct Disk {
     pub(crate) name: DeviceName,
     device: Arc<Device>,
     slots: Arc<Semaphore>,
+    /// Whether it was away so long that it may hold what was deleted and reclaimed: it is not read from until it has been
+    /// compared with its peers.
+    is_rejoining: Arc<AtomicBool>,
 }
 
 /// A call to a device that did not come to its end.
@@ -54,9 +60,36 @@ impl Disk {
         Ok(called.await.ok().ok_or(DiskError::CutOff)??)
     }
 
+    /// Whether reads of objects have to ask others.
+    pub(crate) fn is_rejoining(&self) -> bool {
+        self.is_rejoining.load(Ordering::Relaxed)
+    }
+
+    /// A pass of the replicator has compared all of it.
+    pub(crate) fn on_compared(&self) {
+        if self.is_rejoining.swap(false, Ordering::Relaxed) {
+            tracing::info!(device = %self.name, "the device has been compared with its peers and is read from again");
+        }
+    }
+
     /// What needs no disk: digests are in memory.
     pub(crate) fn device(&self) -> &Device {
         &self.device
+    }
+}
+
+/// Whether a device was away so long that others may have reclaimed tombstones it never saw.
+fn was_away(device: &Device, options: &Options, now: UtcTime) -> bool {
+    const DAY: Duration = Duration::from_secs(86_400);
+    let age = DAY * u32::from(options.reclaim_age_days);
+    match device.alive_at() {
+        Ok(Some(alive)) => now.since(alive) >= age,
+        // A device of a build before, or a new one: nobody reclaimed anything without it.
+        Ok(None) => false,
+        Err(error) => {
+            tracing::warn!(%error, "when the device was alive last is not known");
+            true
+        }
     }
 }
 
@@ -69,6 +102,7 @@ impl Disks {
     pub(crate) fn open(
         options: &Options,
         entropy: &dyn Entropy,
+        now: UtcTime,
     ) -> (Self, Vec<(DeviceName, OpenError)>) {
         let mut disks = BTreeMap::new();
         let mut failed = Vec::new();
@@ -81,10 +115,15 @@ impl Disks {
             match Device::open(&device_options, entropy) {
                 Ok(device) => {
                     let slots = Arc::new(Semaphore::new(CALLS_MAX));
+                    let is_rejoining = was_away(&device, options, now);
+                    if is_rejoining {
+                        tracing::warn!(device = %name, "the device was away longer than reclaim_age: it is compared with its peers before it is read from");
+                    }
                     let disk = Disk {
                         name: name.clone(),
                         device: Arc::new(device),
                         slots,
+                        is_rejoining: Arc::new(AtomicBool::new(is_rejoining)),
                     };
                     disks.insert(name.clone(), disk);
                 }

@@ -2,14 +2,16 @@
 //!
 //! One listener serves the objects, containers and accounts of the node's devices to proxies and other nodes, and to
 //! nobody else ([`server`]). Beside it run the [`updater`], which tells containers and accounts what a crash or a peer's
-//! absence left untold, the [`replicator`], which pushes what peers lack and brings handoffs home, and the [`auditor`],
-//! which reads every body again. Where it is configured, [`container_sync`] sends containers to other clusters.
+//! absence left untold, the [`replicator`], which pushes what peers lack and brings handoffs home, the [`auditor`],
+//! which reads every body again, and the [`expirer`], which deletes objects whose date has come. Where it is
+//! configured, [`container_sync`] sends containers to other clusters.
 
 mod account;
 pub mod auditor;
 mod container;
 pub mod container_sync;
 mod disks;
+pub mod expirer;
 mod object;
 pub mod options;
 mod push;

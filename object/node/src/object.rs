@@ -9,19 +9,22 @@ use core::task::{Context, Poll};
 use http::{HeaderValue, StatusCode};
 use http_body::{Body as HttpBody, Frame};
 use http_body_util::BodyExt as _;
+use onggi_common_host::Clock;
 use onggi_common_service::http::{Body, BodyError, Response, full};
-use onggi_object_client::CallError;
+use onggi_object_client::limiter::SILENT_AFTER;
+use onggi_object_client::{CallError, Limiter, Nodes};
 use onggi_object_device::object::post_row;
 use onggi_object_device::{
     BodyReader, Commit, DeviceError, Guard, Merge, Merged, NewRow, ObjectKey, PendingObject,
     Reserved, StoredObject,
 };
 use onggi_object_model::range::{RangeHeader, Selection};
-use onggi_object_model::{ByteRange, ObjectPath, PolicyIndex};
+use onggi_object_model::{ByteRange, ObjectPath, ObjectRecord, PolicyIndex};
 use onggi_object_wire::object::{
     Delete, Found, Get, Missing, Post, Put, Refused, Release, Reserve, Wanted, Which, Written,
 };
 use onggi_object_wire::{Body as WireBody, ObjectRow, Place, container};
+use std::sync::Arc;
 use tokio::sync::mpsc;
 
 /// How long telling a container may hold up the answer to a write. What takes longer is told later.
@@ -210,6 +213,9 @@ impl Call<'_> {
     pub(crate) async fn get_object(self, with_body: bool) -> Result<Response, Response> {
         let get: Get = self.head()?;
         self.body.none().await?;
+        if self.disk.is_rejoining() {
+            return Err(respond::status(StatusCode::INSUFFICIENT_STORAGE));
+        }
         let key = self.node.object_key(&get.which);
         let disk = self.disk.clone();
         let read = self
@@ -482,17 +488,28 @@ async fn tell_containers(
     let mut told = tokio::task::JoinSet::new();
     let count = listing.len();
     for place in listing {
-        let (nodes, head, records) = (node.nodes.clone(), head.clone(), [record.clone()]);
+        let now = node.clock.monotonic();
+        // It will be told later, from the pending row.
+        if node.limiter.is_limited(&place.address, now) {
+            continue;
+        }
+        node.limiter.on_sent(&place.address, now);
+        let teller = Teller {
+            nodes: node.nodes.clone(),
+            limiter: Arc::clone(&node.limiter),
+            clock: Arc::clone(&node.clock),
+            place,
+        };
+        let (head, records) = (head.clone(), [record.clone()]);
         told.spawn(async move {
-            let call = nodes.post_object_records(&place, &head, &records);
-            let answer = tokio::time::timeout(LISTING_TIME_MAX, call).await;
-            (place, answer)
+            let answer = teller.tell(&head, &records).await;
+            (teller.place, answer)
         });
     }
     let mut listed = Vec::with_capacity(count);
     while let Some(joined) = told.join_next().await {
         match joined {
-            Ok((place, Ok(Ok(true)))) => listed.push(place),
+            Ok((place, Some(Ok(true)))) => listed.push(place),
             Ok((place, answer)) => report_untold(&row.path, &place, answer),
             Err(error) => tracing::error!(%error, "telling a container was cut off"),
         }
@@ -518,17 +535,50 @@ async fn tell_containers(
     listed
 }
 
-fn report_untold(
-    path: &ObjectPath,
-    place: &Place,
-    answer: Result<Result<bool, CallError>, tokio::time::error::Elapsed>,
-) {
-    match answer {
-        Ok(Ok(_)) => tracing::debug!(%path, %place, "the container is not there yet"),
-        Ok(Err(error)) => tracing::info!(%path, %place, %error, "a container will be told later"),
-        Err(_elapsed) => {
-            tracing::info!(%path, %place, "a container is slow; it will be told later")
+/// What telling one container device takes.
+struct Teller {
+    nodes: Nodes,
+    limiter: Arc<Limiter>,
+    clock: Arc<dyn Clock>,
+    place: Place,
+}
+
+impl Teller {
+    /// `None` when it takes too long: at once when the node says nothing at all.
+    async fn tell(
+        &self,
+        head: &container::Rows,
+        records: &[ObjectRecord],
+    ) -> Option<Result<bool, CallError>> {
+        let (address, sent) = (self.place.address.as_str(), self.clock.monotonic());
+        let call = self.nodes.post_object_records(&self.place, head, records);
+        tokio::pin!(call);
+        let answer = loop {
+            match tokio::time::timeout(SILENT_AFTER, &mut call).await {
+                Ok(answer) => break answer,
+                Err(_elapsed) => {
+                    let now = self.clock.monotonic();
+                    if now >= sent + LISTING_TIME_MAX || self.limiter.on_waiting(address, sent, now)
+                    {
+                        return None;
+                    }
+                }
+            }
+        };
+        let now = self.clock.monotonic();
+        match &answer {
+            Ok(_) => self.limiter.on_success(address, now),
+            Err(_) => self.limiter.on_failure(address, now),
         }
+        Some(answer)
+    }
+}
+
+fn report_untold(path: &ObjectPath, place: &Place, answer: Option<Result<bool, CallError>>) {
+    match answer {
+        Some(Ok(_)) => tracing::debug!(%path, %place, "the container is not there yet"),
+        Some(Err(error)) => tracing::info!(%path, %place, %error, "a container will be told later"),
+        None => tracing::info!(%path, %place, "a container is slow; it will be told later"),
     }
 }
 

@@ -1,6 +1,7 @@
 //! What a node is told when it starts.
 
 use crate::container_sync;
+use crate::expirer::{EXPIRY_DELAY, EXPIRY_INTERVAL};
 use core::time::Duration;
 use onggi_common_units::ByteCount;
 use onggi_object_client::Timeouts;
@@ -33,6 +34,12 @@ pub struct Options {
     pub update_interval: Duration,
     /// How containers are sent to other clusters; `None` for not at all.
     pub container_sync: Option<container_sync::Options>,
+    /// The pause between passes of the expirer.
+    pub expiry_interval: Duration,
+    /// How long after its date an object is deleted.
+    pub expiry_delay: Duration,
+    /// How many whole days a tombstone stays at least.
+    pub reclaim_age_days: u16,
     /// Bytes the auditor reads in a second on each device; 0 stops it.
     pub audit_bytes_per_second: u64,
 }
@@ -41,6 +48,8 @@ pub struct Options {
 pub const REPLICATION_INTERVAL: Duration = Duration::from_secs(5);
 /// The updater's pause unless told otherwise.
 pub const UPDATE_INTERVAL: Duration = Duration::from_secs(2);
+/// How long tombstones stay unless told otherwise.
+pub const RECLAIM_AGE_DAYS: u16 = 7;
 /// What the auditor reads unless told otherwise.
 pub const AUDIT_BYTES_PER_SECOND: u64 = 10 << 20;
 
@@ -67,6 +76,9 @@ impl Options {
             replication_interval: REPLICATION_INTERVAL,
             update_interval: UPDATE_INTERVAL,
             container_sync: None,
+            expiry_interval: EXPIRY_INTERVAL,
+            expiry_delay: EXPIRY_DELAY,
+            reclaim_age_days: RECLAIM_AGE_DAYS,
             audit_bytes_per_second: AUDIT_BYTES_PER_SECOND,
         }
     }

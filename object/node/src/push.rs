@@ -10,11 +10,12 @@ use onggi_object_device::{
 };
 use onggi_object_model::{Metadata, PolicyIndex};
 use onggi_object_ring::PathHash;
+use onggi_object_wire::expiry::{DueKey, Expiry, encode_due};
 use onggi_object_wire::object::Tail;
 use onggi_object_wire::replication::{
     Digests, KeySum, MESSAGE_BYTES_MAX, PUSH_BYTES_MAX, Push, PushBody, PushRow, ROW_ONLY, Roster,
-    RosterRuns, RosterState, Scope, Wants, decode_units, encode_keys, encode_pushes, encode_runs,
-    encode_sums,
+    RosterRuns, RosterState, STALE, Scope, Wants, decode_units, encode_keys, encode_pushes,
+    encode_runs, encode_sums,
 };
 use onggi_object_wire::rows::{self, Record};
 use onggi_object_wire::{Digest, Place, Resource};
@@ -137,6 +138,7 @@ impl Peer<'_> {
         &self,
         scope: Scope,
         bits: u32,
+        horizon: u16,
         sums: &[(u32, Digest)],
     ) -> Result<Vec<u32>, PushError> {
         if sums.is_empty() {
@@ -144,10 +146,24 @@ impl Peer<'_> {
         }
         self.units(
             Resource::Digests,
-            &Digests { scope, bits },
+            &Digests {
+                scope,
+                bits,
+                horizon,
+            },
             encode_sums(sums),
         )
         .await
+    }
+
+    /// The positions of those objects that are due of which the peer knows something newer.
+    pub(crate) async fn newer_than_due(
+        &self,
+        policy: PolicyIndex,
+        keys: &[DueKey],
+    ) -> Result<Vec<u32>, PushError> {
+        self.units(Resource::Expiry, &Expiry { policy }, encode_due(keys))
+            .await
     }
 
     /// Pushes what the peer lacks of these object rows. Those that could not be pushed are returned; the peer holds all
@@ -167,10 +183,18 @@ impl Peer<'_> {
                 .await?;
             let mut parcel = Parcel::default();
             for position in wanted {
-                let index = usize::try_from(position & !ROW_ONLY).unwrap_or(usize::MAX);
-                let Some(sum) = some.get(index) else { continue };
+                let index = usize::try_from(position & !(ROW_ONLY | STALE)).unwrap_or(usize::MAX);
+                let Some(sum) = some.get(index).copied() else {
+                    continue;
+                };
+                if position & STALE != 0 {
+                    self.disk
+                        .call(move |device| device.set_aside(policy, &sum))
+                        .await?;
+                    continue;
+                }
                 let row_only = position & ROW_ONLY != 0;
-                self.pack(policy, *sum, row_only, &mut parcel, &mut left)
+                self.pack(policy, sum, row_only, &mut parcel, &mut left)
                     .await?;
                 if parcel.bytes >= PUSH_BYTES_MAX {
                     left.extend(self.send(policy, core::mem::take(&mut parcel)).await?);

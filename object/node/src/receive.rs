@@ -13,11 +13,12 @@ use onggi_object_device::{
 use onggi_object_model::{ObjectRecord, PolicyIndex};
 use onggi_object_ring::PathHash;
 use onggi_object_wire::digest::SLOT_BITS;
+use onggi_object_wire::expiry::{Expiry, decode_due};
 use onggi_object_wire::merge::CountedContainer;
 use onggi_object_wire::object::Refused;
 use onggi_object_wire::replication::{
     Digests, KeySum, MESSAGE_BYTES_MAX, Push, PushBody, PushRow, ROW_ONLY, Roster, RosterInfo,
-    RosterRuns, RosterState, Run, Scope, Wants, decode_keys, decode_pushes, decode_runs,
+    RosterRuns, RosterState, Run, STALE, Scope, Wants, decode_keys, decode_pushes, decode_runs,
     decode_sums, encode_units,
 };
 use onggi_object_wire::rows::{self, Record};
@@ -34,7 +35,7 @@ pub(crate) const fn kind_of(scope: Scope) -> Option<RosterKind> {
 
 fn position(index: usize) -> u32 {
     // A message of 16 MiB holds fewer items than that.
-    u32::try_from(index).unwrap_or(u32::MAX) & !ROW_ONLY
+    u32::try_from(index).unwrap_or(u32::MAX) & !(ROW_ONLY | STALE)
 }
 
 fn unwell(error: &dyn core::fmt::Display) -> Response {
@@ -43,13 +44,17 @@ fn unwell(error: &dyn core::fmt::Display) -> Response {
 
 impl Call<'_> {
     pub(crate) async fn digests(self) -> Result<Response, Response> {
-        let Digests { scope, bits } = self.head()?;
+        let Digests {
+            scope,
+            bits,
+            horizon,
+        } = self.head()?;
         if bits > SLOT_BITS {
             return Err(unwell(&"more bits than slots have"));
         }
         let body = self.body.whole(MESSAGE_BYTES_MAX).await?;
         let theirs = decode_sums(&body).map_err(|error| unwell(&error))?;
-        let ours = self.disk.device().digests(scope, bits);
+        let ours = self.disk.device().digests_above(scope, bits, horizon);
         let differs = |(unit, digest): &&(u32, Digest)| {
             ours.get(unit).map_or(Digest::EMPTY, |sum| sum.digest) != *digest
         };
@@ -74,6 +79,30 @@ impl Call<'_> {
             .await
             .map_err(|error| respond::disk_error("comparing rows", &error))?;
         Ok(respond::with_body(StatusCode::OK, encode_units(&wanted)))
+    }
+
+    pub(crate) async fn newer_than_due(self) -> Result<Response, Response> {
+        let Expiry { policy } = self.head()?;
+        let body = self.body.whole(MESSAGE_BYTES_MAX).await?;
+        let due = decode_due(&body).map_err(|error| unwell(&error))?;
+        let newer = self.disk.call(move |device| {
+            let mut newer = Vec::new();
+            for (index, due) in due.iter().enumerate() {
+                let key = ObjectKey {
+                    policy,
+                    hash: PathHash::new(due.hash),
+                    fragment: due.fragment,
+                };
+                if device.knows_newer(&key, due.data_timestamp, due.metadata_timestamp)? {
+                    newer.push(position(index));
+                }
+            }
+            Ok(newer)
+        });
+        let newer = newer
+            .await
+            .map_err(|error| respond::disk_error("comparing dates", &error))?;
+        Ok(respond::with_body(StatusCode::OK, encode_units(&newer)))
     }
 
     pub(crate) async fn rows(self) -> Result<Response, Response> {
@@ -207,7 +236,7 @@ fn roster_key(node: &Node, roster: &RosterInfo) -> RosterKey {
     }
 }
 
-fn take_row(device: &Device, key: ObjectKey, push: PushRow) -> Result<(), DeviceError> {
+pub(crate) fn take_row(device: &Device, key: ObjectKey, push: PushRow) -> Result<(), DeviceError> {
     let body = match push.bytes {
         None => None,
         Some(bytes) => {
@@ -223,7 +252,8 @@ fn take_row(device: &Device, key: ObjectKey, push: PushRow) -> Result<(), Device
     device.merge_object(&key, new, Merge::default()).map(|_| ())
 }
 
-fn wanted_objects(
+/// The positions of the rows this device wants, and of those that may be what a reclaimed tombstone deleted.
+pub(crate) fn wanted_objects(
     device: &Device,
     policy: PolicyIndex,
     theirs: &[KeySum],
@@ -236,7 +266,8 @@ fn wanted_objects(
             fragment: sum.fragment,
         };
         let Some(ours) = device.get_object(&key)? else {
-            wanted.push(position(index));
+            let is_stale = device.is_stale(policy, sum);
+            wanted.push(position(index) | if is_stale { STALE } else { 0 });
             continue;
         };
         if ours.digest(&key) == sum.digest {

@@ -3,6 +3,9 @@
 //! Digests are in memory and one message holds those of all partitions shared with a peer, so an idle pass costs a
 //! message to each peer and no disk. A device that holds a partition it is no primary of pushes it to every primary and
 //! drops a row only when each of them has it, as it is now (O5).
+//!
+//! Tombstones older than `reclaim_age` are left out of the digests that are compared. A partition that every primary
+//! holds alike in one pass lets them go ([`onggi_object_device::reclaim`]).
 
 use crate::disks::Disk;
 use crate::push::{Peer, PushError};
@@ -11,15 +14,16 @@ use crate::rings::{Rings, place};
 use crate::server::Node;
 use core::time::Duration;
 use onggi_common_service::Drain;
+use onggi_object_device::reclaim::{horizon_at, slots_of};
 use onggi_object_device::{RosterKey, RosterKind};
-use onggi_object_model::ObjectRecord;
+use onggi_object_model::{ObjectRecord, PolicyIndex};
 use onggi_object_replica::sync_plan::Duty;
 use onggi_object_ring::{DeviceId, Partition, PathHash, Ring};
 use onggi_object_wire::digest::SLOT_BITS;
 use onggi_object_wire::merge::CountedContainer;
 use onggi_object_wire::replication::{KeySum, Scope};
 use onggi_object_wire::{Digest, Place, Slot};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use tokio::sync::Notify;
 
@@ -32,9 +36,23 @@ struct Plan {
     handoffs: Vec<(u32, Vec<DeviceId>)>,
 }
 
-fn plan(ring: &Ring, disk: &Disk, scope: Scope, own: Option<DeviceId>, bits: u32) -> Plan {
+fn plan(ring: &Ring, disk: &Disk, own: Option<DeviceId>, round: Round) -> Plan {
     let mut plan = Plan::default();
-    for (unit, sum) in disk.device().digests(scope, bits) {
+    let Round {
+        scope,
+        bits,
+        horizon,
+    } = round;
+    let mut sums = disk.device().digests_above(scope, bits, horizon);
+    // A partition that holds nothing has a horizon as well: what comes to it may have been deleted.
+    if let Some(own) = own.filter(|_| horizon > 0) {
+        let behind = disk.device().units_behind(scope, bits, horizon);
+        let is_own = |unit: &u32| ring.is_primary(Partition::new(*unit), own);
+        for unit in behind.into_iter().filter(is_own) {
+            sums.entry(unit).or_default();
+        }
+    }
+    for (unit, sum) in sums {
         let partition = Partition::new(unit);
         let duty = match own {
             Some(own) => Duty::of(ring, partition, own),
@@ -61,6 +79,16 @@ fn plan(ring: &Ring, disk: &Disk, scope: Scope, own: Option<DeviceId>, bits: u32
     plan
 }
 
+/// What is compared in a pass.
+#[derive(Debug, Clone, Copy)]
+struct Round {
+    scope: Scope,
+    /// The hash bits that number the partitions.
+    bits: u32,
+    /// The last day whose tombstones may go; 0 where they stay.
+    horizon: u16,
+}
+
 impl Node {
     /// Makes passes until the drain begins: one after each interval, and one whenever it is woken.
     pub async fn replicate(self: Arc<Self>, interval: Duration, wake: Arc<Notify>, drain: Drain) {
@@ -79,16 +107,38 @@ impl Node {
 
     /// One pass over all devices.
     pub async fn replicate_once(&self) {
+        let now = self.clock.now();
+        self.replicate_to(horizon_at(now, self.reclaim_age_days))
+            .await;
         for disk in self.disks.iter() {
-            for scope in disk.device().scopes() {
-                self.replicate_scope(disk, scope).await;
+            let marked = disk.call(move |device| device.mark_alive(now)).await;
+            if let Err(error) = marked {
+                tracing::warn!(device = %disk.name, %error, "a device cannot be marked alive");
             }
         }
     }
 
-    async fn replicate_scope(&self, disk: &Disk, scope: Scope) {
+    /// The same with the last day whose tombstones may go.
+    pub(crate) async fn replicate_to(&self, horizon: u16) {
+        for disk in self.disks.iter() {
+            let mut is_compared = true;
+            for scope in disk.device().scopes() {
+                let horizon = match scope {
+                    Scope::Objects(_) => horizon,
+                    Scope::Containers | Scope::Accounts => 0,
+                };
+                is_compared &= self.replicate_scope(disk, scope, horizon).await;
+            }
+            if is_compared {
+                disk.on_compared();
+            }
+        }
+    }
+
+    /// One pass over what a device holds of a scope. True when each partition of it was compared with some peer.
+    async fn replicate_scope(&self, disk: &Disk, scope: Scope, horizon: u16) -> bool {
         let Some(ring) = self.rings.ring(scope) else {
-            return;
+            return false;
         };
         let bits = u32::from(ring.part_power().bits());
         if !onggi_object_wire::replication::are_comparable(bits) {
@@ -96,16 +146,35 @@ impl Node {
                 bits,
                 "digests are kept for at most 2^{SLOT_BITS} partitions"
             );
-            return;
+            return false;
         }
+        let round = Round {
+            scope,
+            bits,
+            horizon,
+        };
         let own = Rings::device_id(&ring, &self.address, &disk.name);
-        let Plan { shared, handoffs } = plan(&ring, disk, scope, own, bits);
-        let peers = shared.into_iter().filter_map(|(id, sums)| {
-            let place = place(ring.device(id)?)?;
-            Some(self.sync_peer(disk, place, scope, bits, sums))
+        let Plan { shared, handoffs } = plan(&ring, disk, own, round);
+        let mut tally = Tally::default();
+        for (unit, _) in shared.values().flatten() {
+            tally.asked(*unit);
+        }
+        let peers = shared.into_iter().map(|(id, sums)| {
+            let place = ring.device(id).and_then(place);
+            async move {
+                let units: Vec<u32> = sums.iter().map(|(unit, _)| *unit).collect();
+                match place {
+                    Some(place) => (units, Some(self.sync_peer(disk, place, round, sums).await)),
+                    None => (units, None),
+                }
+            }
         });
-        for outcome in join_all(peers).await {
-            report(disk, outcome);
+        for (units, outcome) in join_all(peers).await {
+            match outcome {
+                Some(Ok(differing)) => tally.answered(&units, &differing),
+                Some(Err(error)) => report(disk, Err(error)),
+                None => {}
+            }
         }
         for (unit, primaries) in handoffs {
             let places: Option<Vec<Place>> = primaries
@@ -115,28 +184,60 @@ impl Node {
             let Some(places) = places.filter(|places| !places.is_empty()) else {
                 continue;
             };
-            report(disk, self.bring_home(disk, places, scope, unit, bits).await);
+            let home = self.bring_home(disk, places, scope, unit, bits).await;
+            tally.is_compared &= home.is_ok();
+            report(disk, home);
+        }
+        if let Scope::Objects(policy) = scope
+            && horizon > 0
+        {
+            self.reclaim(disk, policy, round, tally.agreed()).await;
+        }
+        tally.is_compared()
+    }
+
+    /// Raises the horizon of partitions whose primaries all hold the same, and lets settled tombstones go.
+    async fn reclaim(&self, disk: &Disk, policy: PolicyIndex, round: Round, units: Vec<u32>) {
+        let reclaimed = disk.call(move |device| {
+            let mut count = 0;
+            for slot in units
+                .into_iter()
+                .flat_map(|unit| slots_of(unit, round.bits))
+            {
+                count += device.reclaim(policy, slot, round.horizon)?;
+            }
+            Ok(count)
+        });
+        match reclaimed.await {
+            Ok(0) => {}
+            Ok(count) => tracing::info!(device = %disk.name, count, "reclaimed tombstones"),
+            Err(error) => tracing::error!(device = %disk.name, %error, "tombstones stay for now"),
         }
     }
 
+    /// Brings a peer up to date; the partitions in which it was not.
     async fn sync_peer(
         &self,
         disk: &Disk,
         place: Place,
-        scope: Scope,
-        bits: u32,
+        round: Round,
         sums: Vec<(u32, Digest)>,
-    ) -> Result<(), PushError> {
+    ) -> Result<Vec<u32>, PushError> {
+        let Round {
+            scope,
+            bits,
+            horizon,
+        } = round;
         let peer = Peer {
             node: self,
             disk,
             place,
         };
-        let units = peer.differing(scope, bits, &sums).await?;
+        let units = peer.differing(scope, bits, horizon, &sums).await?;
         if units.is_empty() {
-            return Ok(());
+            return Ok(units);
         }
-        let slots = disk.device().digests(scope, SLOT_BITS);
+        let slots = disk.device().digests_above(scope, SLOT_BITS, horizon);
         let in_units =
             |slot: &u32| Slot::new(*slot).is_some_and(|slot| units.contains(&slot.unit(bits)));
         let sums: Vec<(u32, Digest)> = slots
@@ -144,9 +245,10 @@ impl Node {
             .filter(|(slot, _)| in_units(slot))
             .map(|(slot, sum)| (*slot, sum.digest))
             .collect();
-        let slots = peer.differing(scope, SLOT_BITS, &sums).await?;
+        let slots = peer.differing(scope, SLOT_BITS, horizon, &sums).await?;
         let keys = self.keys(disk, scope, slots).await?;
-        self.push(&peer, scope, &keys, false).await.map(|_| ())
+        self.push(&peer, scope, &keys, false).await?;
+        Ok(units)
     }
 
     async fn keys(
@@ -249,6 +351,51 @@ impl Node {
     }
 }
 
+/// Which partitions were compared with whom.
+#[derive(Debug)]
+struct Tally {
+    /// By partition: peers that were to be asked, peers that hold the same, and whether any answered.
+    units: BTreeMap<u32, (usize, usize, bool)>,
+    is_compared: bool,
+}
+
+impl Default for Tally {
+    fn default() -> Self {
+        Self {
+            units: BTreeMap::new(),
+            is_compared: true,
+        }
+    }
+}
+
+impl Tally {
+    fn asked(&mut self, unit: u32) {
+        self.units.entry(unit).or_default().0 += 1;
+    }
+
+    fn answered(&mut self, units: &[u32], differing: &[u32]) {
+        let differing: BTreeSet<u32> = differing.iter().copied().collect();
+        for unit in units {
+            let (_, same, any) = self.units.entry(*unit).or_default();
+            *same += usize::from(!differing.contains(unit));
+            *any = true;
+        }
+    }
+
+    /// The partitions that every peer holds as we do.
+    fn agreed(&self) -> Vec<u32> {
+        let agreed = self
+            .units
+            .iter()
+            .filter(|(_, (asked, same, _))| asked == same);
+        agreed.map(|(unit, _)| *unit).collect()
+    }
+
+    fn is_compared(&self) -> bool {
+        self.is_compared && self.units.values().all(|(_, _, any)| *any)
+    }
+}
+
 fn report(disk: &Disk, outcome: Result<(), PushError>) {
     match outcome {
         Ok(()) => {}
@@ -263,7 +410,7 @@ fn report(disk: &Disk, outcome: Result<(), PushError>) {
 }
 
 /// Waits for all of some futures, which make progress side by side.
-async fn join_all<F: Future>(futures: impl Iterator<Item = F>) -> Vec<F::Output> {
+pub(crate) async fn join_all<F: Future>(futures: impl Iterator<Item = F>) -> Vec<F::Output> {
     let mut waiting: Vec<_> = futures.map(|future| (Box::pin(future), None)).collect();
     core::future::poll_fn(move |context| {
         let mut is_ready = true;

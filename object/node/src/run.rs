@@ -8,6 +8,7 @@ use crate::server::Node;
 use onggi_common_host::{Clock, Entropy, SystemClock, SystemEntropy};
 use onggi_common_service::Drain;
 use onggi_common_service::http::{self, Limits};
+use onggi_common_units::UtcTime;
 use onggi_object_client::{HttpClient, Nodes};
 use onggi_object_device::OpenError;
 use onggi_object_wire::DeviceName;
@@ -77,7 +78,7 @@ pub(crate) async fn start(
 ) -> Result<(Arc<Node>, Vec<tokio::task::JoinHandle<()>>), RunError> {
     let entropy = SystemEntropy;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
-    let disks = open(options.clone()).await?;
+    let disks = open(options.clone(), clock.now()).await?;
     let rings = Arc::new(Rings::new(options.rings_dir.clone()));
     let client: &dyn Entropy = &entropy;
     let client = HttpClient::new(
@@ -97,6 +98,11 @@ pub(crate) async fn start(
             drain.clone(),
         )),
         tokio::spawn(Arc::clone(&node).update(options.update_interval, drain.clone())),
+        tokio::spawn(Arc::clone(&node).expire(
+            options.expiry_interval,
+            options.expiry_delay,
+            drain.clone(),
+        )),
         tokio::spawn(Arc::clone(&node).audit(options.audit_bytes_per_second, drain.clone())),
     ];
     if let Some(options) = options.container_sync.clone() {
@@ -107,8 +113,9 @@ pub(crate) async fn start(
     Ok((node, daemons))
 }
 
-async fn open(options: Options) -> Result<Disks, RunError> {
-    let opened = tokio::task::spawn_blocking(move || Disks::open(&options, &SystemEntropy)).await;
+async fn open(options: Options, now: UtcTime) -> Result<Disks, RunError> {
+    let opened =
+        tokio::task::spawn_blocking(move || Disks::open(&options, &SystemEntropy, now)).await;
     let (disks, failed) = opened.ok().ok_or(RunError::CutOff)?;
     for (name, error) in &failed {
         tracing::error!(device = %name, %error, "a device is out of service");

@@ -9,7 +9,7 @@ use http::{Method, StatusCode};
 use onggi_common_host::Clock;
 use onggi_common_service::http::{Handler, Peer, Request, Response};
 use onggi_common_units::{Timestamp, UtcTime};
-use onggi_object_client::Nodes;
+use onggi_object_client::{Limiter, Nodes};
 use onggi_object_ring::HashSecrets;
 use onggi_object_wire::auth::{Pending, SignedHead};
 use onggi_object_wire::{Refusal, Resource, Target, Verifier, head};
@@ -27,6 +27,10 @@ pub struct Node {
     pub(crate) hash: HashSecrets,
     pub(crate) nodes: Nodes,
     pub(crate) clock: Arc<dyn Clock>,
+    /// How many whole days a tombstone stays at least.
+    pub(crate) reclaim_age_days: u16,
+    /// Which nodes are left alone.
+    pub(crate) limiter: Arc<Limiter>,
     verifier: Mutex<Verifier>,
 }
 
@@ -54,6 +58,8 @@ impl Node {
             hash: options.hash.clone(),
             nodes,
             clock,
+            reclaim_age_days: options.reclaim_age_days,
+            limiter: Arc::new(Limiter::default()),
             verifier: Mutex::new(verifier),
         }
     }
@@ -184,6 +190,7 @@ impl Call<'_> {
             (Resource::Account, &Method::HEAD) => self.head_account().await,
             (Resource::Account, &Method::GET) => self.list_account().await,
             (Resource::AccountRows, &Method::POST) => self.container_records().await,
+            (Resource::Expiry, &Method::POST) => self.newer_than_due().await,
             (Resource::Digests, &Method::POST) => self.digests().await,
             (Resource::Wants, &Method::POST) => self.wants().await,
             (Resource::Rows, &Method::POST) => self.rows().await,

@@ -1,6 +1,8 @@
 //! Nodes in one process, each with its own address, devices and listener, talking over real sockets.
 
 mod access;
+mod expiry;
+mod reclaim;
 mod replication;
 mod requests;
 
@@ -145,6 +147,9 @@ impl Cluster {
         );
         options.replication_interval = NEVER;
         options.update_interval = NEVER;
+        options.expiry_interval = NEVER;
+        // The stamps of tests are of long ago; those that are about reclaim say the horizon themselves.
+        options.reclaim_age_days = u16::MAX;
         options.audit_bytes_per_second = 0;
         options.timeouts = timeouts();
         options

@@ -1,10 +1,10 @@
 //! The cluster as the proxy sees it: rings, hash secrets, nodes, and which nodes are well.
 
 use crate::clock::HybridClock;
-use crate::limiter::Limiter;
 use crate::options::{Options, Parts};
 use crate::rings::{RingStore, Rings, RingsError};
-use onggi_object_client::Nodes;
+use core::time::Duration;
+use onggi_object_client::{Limiter, Nodes};
 use onggi_object_model::{AccountName, ContainerPath, ObjectPath, Policy, PolicyIndex};
 use onggi_object_replica::{Consistency, Quorum};
 use onggi_object_ring::{Device, DeviceId, HashSecrets, Partition, Ring};
@@ -45,6 +45,17 @@ impl Replicas {
 
     pub(crate) fn quorum(&self) -> Quorum {
         Quorum::of(self.primaries.len())
+    }
+
+    /// The primaries, apart from those that are left alone, unless too few would be left for a write: then they may be
+    /// better than nothing.
+    pub(crate) fn well(&self, limiter: &Limiter, now: Duration) -> Vec<Member> {
+        let is_well = |member: &&Member| !limiter.is_limited(&member.place.address, now);
+        let well: Vec<Member> = self.primaries.iter().filter(is_well).cloned().collect();
+        if well.len() < self.quorum().writes() {
+            return self.primaries.clone();
+        }
+        well
     }
 
     pub(crate) const fn partition(&self) -> Partition {

@@ -5,6 +5,7 @@ use core::future::Future;
 use core::pin::Pin;
 use core::time::Duration;
 use onggi_object_client::CallError;
+use onggi_object_client::limiter::SILENT_AFTER;
 use onggi_object_replica::{Answer, Get, GetStep, Outcome, Put, PutStep, Reply};
 use onggi_object_ring::DeviceId;
 use onggi_object_wire::Place;
@@ -54,6 +55,8 @@ struct Writing<'a, T, F> {
     told: HashMap<DeviceId, Vec<Place>>,
     machine: Put,
     tasks: JoinSet<Call<T>>,
+    /// Who has not answered, and since when it was asked.
+    waiting: Vec<(Member, Duration)>,
     send: F,
 }
 
@@ -67,6 +70,7 @@ where
         self.cluster.limiter.on_sent(&member.place.address, now);
         let call = (self.send)(member.place.clone(), told.clone());
         self.told.insert(member.id, told);
+        self.waiting.push((member.clone(), now));
         self.tasks.spawn(async move { (member, call.await) });
     }
 
@@ -78,6 +82,28 @@ where
         handoffs.find(|member| !self.cluster.limiter.is_limited(&member.place.address, now))
     }
 
+    /// Tries handoffs in place of those who say nothing.
+    fn give_up_silent(&mut self) -> Option<Outcome> {
+        let cluster = self.cluster;
+        let now = cluster.clock.monotonic();
+        let (silent, waiting): (Vec<_>, Vec<_>) = core::mem::take(&mut self.waiting)
+            .into_iter()
+            .partition(|(member, sent)| {
+                cluster
+                    .limiter
+                    .on_waiting(&member.place.address, *sent, now)
+            });
+        self.waiting = waiting;
+        for (member, _) in silent {
+            tracing::debug!(device = %member.place, "a storage node is silent");
+            let step = self.machine.on_silence(member.id);
+            if let Some(outcome) = self.follow(step) {
+                return Some(outcome);
+            }
+        }
+        None
+    }
+
     /// Does what steps say until one of them waits or ends.
     fn follow(&mut self, mut step: PutStep) -> Option<Outcome> {
         loop {
@@ -87,7 +113,7 @@ where
                 PutStep::TryHandoff { instead_of } => match self.next_handoff() {
                     Some(member) => {
                         self.machine.on_handoff_sent(member.id);
-                        let told = self.told.remove(&instead_of).unwrap_or_default();
+                        let told = self.told.get(&instead_of).cloned().unwrap_or_default();
                         self.spawn(member, told);
                         return None;
                     }
@@ -105,7 +131,7 @@ struct Reading<'a, T, F> {
     handoffs: Option<std::vec::IntoIter<Member>>,
     machine: Get,
     tasks: JoinSet<Call<T>>,
-    asked: Vec<Member>,
+    asked: Vec<(Member, Duration)>,
     done: Vec<DeviceId>,
     answers: Vec<(Member, T)>,
     send: F,
@@ -120,7 +146,7 @@ where
         let now = self.cluster.clock.monotonic();
         self.cluster.limiter.on_sent(&member.place.address, now);
         let call = (self.send)(member.place.clone(), self.asked.is_empty());
-        self.asked.push(member.clone());
+        self.asked.push((member.clone(), now));
         self.tasks.spawn(async move { (member, call.await) });
     }
 
@@ -149,12 +175,10 @@ where
             Ok(None) => GetStep::Unavailable,
             Err(_elapsed) => {
                 let now = self.cluster.clock.monotonic();
-                for member in self
-                    .asked
-                    .iter()
-                    .filter(|member| !self.done.contains(&member.id))
-                {
-                    self.cluster.limiter.on_failure(&member.place.address, now);
+                let waits = |(member, _): &&(Member, Duration)| !self.done.contains(&member.id);
+                for (member, sent) in self.asked.iter().filter(waits) {
+                    let limiter = &self.cluster.limiter;
+                    limiter.on_waiting(&member.place.address, *sent, now);
                 }
                 self.machine.on_slow()
             }
@@ -195,7 +219,9 @@ where
 impl Cluster {
     pub(crate) fn note<T>(&self, member: &Member, result: &Result<T, CallError>) {
         match result {
-            Ok(_) => self.limiter.on_success(&member.place.address),
+            Ok(_) => self
+                .limiter
+                .on_success(&member.place.address, self.clock.monotonic()),
             Err(error) => {
                 tracing::debug!(device = %member.place, %error, "a storage node did not answer");
                 self.limiter
@@ -213,7 +239,9 @@ impl Cluster {
         tokio::spawn(async move {
             while let Some(joined) = tasks.join_next().await {
                 match joined {
-                    Ok((member, Ok(_))) => limiter.on_success(&member.place.address),
+                    Ok((member, Ok(_))) => {
+                        limiter.on_success(&member.place.address, wall.monotonic());
+                    }
                     Ok((member, Err(error))) => {
                         tracing::debug!(device = %member.place, %error, "a storage node fell behind");
                         limiter.on_failure(&member.place.address, wall.monotonic());
@@ -244,26 +272,30 @@ impl Cluster {
             told: HashMap::new(),
             machine: Put::new(&replicas.ids(), self.consistency),
             tasks: JoinSet::new(),
+            waiting: Vec::new(),
             send,
         };
         let mut answers = Vec::new();
         let mut outcome = None;
+        let well = replicas.well(&self.limiter, self.clock.monotonic());
         for (member, told) in share_out(&replicas.primaries, told) {
-            if self
-                .limiter
-                .is_limited(&member.place.address, self.clock.monotonic())
-            {
+            if well.iter().any(|well| well.id == member.id) {
+                writing.spawn(member, told);
+            } else {
                 writing.told.insert(member.id, told);
                 let step = writing.machine.on_reply(member.id, Reply::Failed);
                 outcome = outcome.or(writing.follow(step));
-            } else {
-                writing.spawn(member, told);
             }
         }
         let mut deadline = Instant::now() + WRITE_TIME_MAX;
         while outcome.is_none() {
+            let look = deadline.min(Instant::now() + SILENT_AFTER);
             let (member, result) =
-                match tokio::time::timeout_at(deadline, writing.tasks.join_next()).await {
+                match tokio::time::timeout_at(look, writing.tasks.join_next()).await {
+                    Err(_elapsed) if Instant::now() < deadline => {
+                        outcome = writing.give_up_silent();
+                        continue;
+                    }
                     Ok(Some(Ok(call))) => call,
                     // A task that panicked says nothing more: the deadline counts it as failed.
                     Ok(Some(Err(error))) => {
@@ -276,6 +308,9 @@ impl Cluster {
                     }
                 };
             self.note(&member, &result);
+            writing
+                .waiting
+                .retain(|(waiting, _)| waiting.id != member.id);
             let reply = result.as_ref().map_or(Reply::Failed, classify);
             let step = writing.machine.on_reply(member.id, reply);
             if let Ok(answer) = result {

@@ -16,7 +16,6 @@ mod driver;
 mod fault;
 mod filling;
 mod gate;
-mod limiter;
 mod middleware;
 mod object;
 pub mod options;

@@ -11,6 +11,7 @@ mod stream;
 use crate::fault::Fault;
 use crate::proxy::{Asking, Core};
 use crate::subrequest::{Answering, Trusted};
+use core::time::Duration;
 use http::Method;
 use http::request::Parts as Head;
 use onggi_common_service::http::{Body, Response};
@@ -19,6 +20,11 @@ use onggi_object_model::{ObjectPath, ObjectRecord, PolicyIndex, Resource};
 use onggi_object_replica::Reply;
 use onggi_object_wire::{Place, container};
 use std::collections::HashSet;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+/// How long the proxy waits for containers that the object's nodes could not tell in time.
+const LISTED_WITHIN: Duration = Duration::from_secs(1);
 
 /// How a node's answer to an object write counts.
 fn write_reply(answer: &WriteAnswer) -> Reply {
@@ -117,35 +123,35 @@ impl Core {
             path: path.container_path(),
             policy,
         };
+        let now = self.cluster.clock.monotonic();
         let records = [record()];
-        for member in replicas
-            .primaries
-            .iter()
-            .filter(|member| !done.contains(&member.place))
-        {
-            if self
-                .cluster
-                .limiter
-                .is_limited(&member.place.address, self.cluster.clock.monotonic())
-            {
+        let mut calls = JoinSet::new();
+        for member in replicas.well(&self.cluster.limiter, now) {
+            if done.contains(&member.place) {
                 continue;
             }
-            match self
-                .cluster
-                .nodes
-                .post_object_records(&member.place, &head, &records)
-                .await
-            {
-                Ok(true) => count += 1,
-                Ok(false) => {}
-                Err(error) => {
-                    tracing::debug!(device = %member.place, %error, "a container was not told");
-                }
-            }
+            let (nodes, head, records) =
+                (self.cluster.nodes.clone(), head.clone(), records.clone());
+            self.cluster.limiter.on_sent(&member.place.address, now);
+            calls.spawn(async move {
+                let told = nodes
+                    .post_object_records(&member.place, &head, &records)
+                    .await;
+                (member, told)
+            });
+        }
+        let deadline = Instant::now() + LISTED_WITHIN;
+        while let Ok(Some(Ok((member, told)))) =
+            tokio::time::timeout_at(deadline, calls.join_next()).await
+        {
+            self.cluster.note(&member, &told);
+            count += usize::from(matches!(told, Ok(true)));
             if count >= needed {
-                return true;
+                break;
             }
         }
-        false
+        // What is still under way may arrive: the container hears it once more from the object's nodes.
+        self.cluster.detach(calls);
+        count >= needed
     }
 }

@@ -97,6 +97,8 @@ pub enum PutStep {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Sent {
     is_primary: bool,
+    /// A handoff was asked in its place; should it answer after all, that counts.
+    is_silent: bool,
     reply: Option<Reply>,
 }
 
@@ -120,6 +122,7 @@ impl Put {
                 *id,
                 Sent {
                     is_primary: true,
+                    is_silent: false,
                     reply: None,
                 },
             )
@@ -150,6 +153,7 @@ impl Put {
         self.handoffs_due = self.handoffs_due.saturating_sub(1);
         self.sent.entry(device).or_insert(Sent {
             is_primary: false,
+            is_silent: false,
             reply: None,
         });
     }
@@ -170,7 +174,8 @@ impl Put {
             return self.judge();
         };
         sent.reply = Some(reply);
-        if reply == Reply::Failed && !self.committed && !self.is_decided() {
+        let has_handoff = sent.is_silent;
+        if reply == Reply::Failed && !has_handoff && !self.committed && !self.is_decided() {
             self.handoffs_due += 1;
             return PutStep::TryHandoff { instead_of: device };
         }
@@ -180,6 +185,21 @@ impl Put {
     /// A device did not answer in time.
     pub fn on_timeout(&mut self, device: DeviceId) -> PutStep {
         self.on_reply(device, Reply::Failed)
+    }
+
+    /// A device says nothing, and may be stopped: a handoff is tried as well, and the device is not waited for any more
+    /// once W others have the write.
+    pub fn on_silence(&mut self, device: DeviceId) -> PutStep {
+        let waits = |sent: &&mut Sent| sent.reply.is_none() && !sent.is_silent;
+        let Some(sent) = self.sent.get_mut(&device).filter(waits) else {
+            return self.judge();
+        };
+        sent.is_silent = true;
+        if self.committed || self.is_durable() || self.is_decided() {
+            return self.judge();
+        }
+        self.handoffs_due += 1;
+        PutStep::TryHandoff { instead_of: device }
     }
 
     /// The shell waits no longer for anyone: what has not replied has failed, and no handoff is wanted.
@@ -204,7 +224,7 @@ impl Put {
     }
 
     fn primaries_due(&self) -> usize {
-        self.count(|sent| sent.is_primary && sent.reply.is_none())
+        self.count(|sent| sent.is_primary && !sent.is_silent && sent.reply.is_none())
     }
 
     /// Whether W devices have it: it could be acknowledged, were primaries not worth waiting for.
@@ -388,6 +408,50 @@ mod tests {
                 existed: false,
                 visible: false
             }
+        );
+    }
+
+    #[test]
+    fn a_silent_primary_gets_a_handoff_and_counts_when_it_answers_after_all() {
+        let durable = Outcome::Stored {
+            existed: false,
+            visible: false,
+        };
+        let instead_of = id(1);
+        let silent = || {
+            let mut put = put(Consistency::Available);
+            assert_eq!(put.on_reply(id(0), NEW), PutStep::Wait);
+            assert_eq!(put.on_silence(id(1)), PutStep::TryHandoff { instead_of });
+            assert_eq!(put.on_silence(id(1)), PutStep::Wait);
+            put
+        };
+        let mut one = silent();
+        one.on_handoff_sent(id(3));
+        assert_eq!(
+            one.on_silence(id(2)),
+            PutStep::TryHandoff { instead_of: id(2) }
+        );
+        one.on_no_handoff();
+        // Nobody who could make it visible is waited for.
+        assert_eq!(one.on_reply(id(3), NEW), PutStep::Commit(durable));
+        let mut two = silent();
+        assert_eq!(two.on_no_handoff(), PutStep::Wait);
+        assert_eq!(
+            two.on_reply(id(2), Reply::Failed),
+            PutStep::TryHandoff { instead_of: id(2) }
+        );
+        assert_eq!(two.on_no_handoff(), PutStep::Wait);
+        let stored = Outcome::Stored {
+            existed: false,
+            visible: true,
+        };
+        assert_eq!(two.on_reply(id(1), NEW), PutStep::Done(stored));
+        let mut three = silent();
+        three.on_no_handoff();
+        assert_eq!(
+            three.on_reply(id(1), Reply::Failed),
+            PutStep::Wait,
+            "it had its handoff"
         );
     }
 

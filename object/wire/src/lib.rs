@@ -14,6 +14,7 @@ pub mod body;
 pub mod codec;
 pub mod container;
 pub mod digest;
+pub mod expiry;
 pub mod head;
 pub mod merge;
 pub mod object;

@@ -39,10 +39,12 @@ pub struct Digests {
     pub scope: Scope,
     /// The number of hash bits that number the units: the partition power, or the slot bits.
     pub bits: u32,
+    /// Tombstones up to this day (since 1970) are left out of the digests: each device lets go of them when it may.
+    pub horizon: u16,
 }
 
 /// The head of a comparison of rows. The body is [`encode_keys`]; the answer (200) the positions of those wanted, as
-/// [`encode_units`], with [`ROW_ONLY`] set where the receiver has the bytes.
+/// [`encode_units`], with [`ROW_ONLY`] set where the receiver has the bytes, and of those that are [`STALE`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Wants {
@@ -243,10 +245,15 @@ pub struct KeySum {
     pub digest: Digest,
     /// When its bytes, its content type and its metadata were set: the receiver does not want what it knows to be older.
     pub timestamps: [Timestamp; 3],
+    /// The horizon of its slot on the sender: the last day whose tombstones it knows to be settled.
+    pub horizon: u16,
 }
 
 /// In an answer to [`Wants`]: the receiver has the row's bytes and wants only the row.
 pub const ROW_ONLY: u32 = 1 << 31;
+/// In an answer to [`Wants`]: the receiver does not have the row and does not want it. The row is older than the
+/// receiver's horizon, and the sender's horizon is behind: it may be what a reclaimed tombstone deleted.
+pub const STALE: u32 = 1 << 30;
 
 /// Rows to compare.
 ///
@@ -263,6 +270,7 @@ pub fn encode_keys(keys: &[KeySum]) -> Vec<u8> {
         for at in key.timestamps {
             writer.timestamp(at);
         }
+        writer.u16(key.horizon);
     }
     writer.finish()
 }
@@ -274,7 +282,7 @@ pub fn encode_keys(keys: &[KeySum]) -> Vec<u8> {
 pub fn decode_keys(bytes: &[u8]) -> Result<Vec<KeySum>, CodecError> {
     const WHAT: &str = "a list of keys";
     let mut reader = Reader::new(bytes);
-    let count = reader.count(WHAT, 81)?;
+    let count = reader.count(WHAT, 83)?;
     let mut keys = Vec::with_capacity(count);
     for _ in 0..count {
         keys.push(KeySum {
@@ -286,6 +294,7 @@ pub fn decode_keys(bytes: &[u8]) -> Result<Vec<KeySum>, CodecError> {
                 reader.timestamp(WHAT)?,
                 reader.timestamp(WHAT)?,
             ],
+            horizon: reader.u16(WHAT)?,
         });
     }
     reader.end(WHAT)?;

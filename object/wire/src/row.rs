@@ -16,6 +16,15 @@ use std::collections::BTreeMap;
 /// The newest version of the binary form.
 pub const VERSION: u8 = 1;
 const WHAT: &str = "an object row";
+/// The metadata that says when an object is to be deleted.
+const DELETE_AT: &str = "x-delete-at";
+
+/// The stamp of the trace of an expired object whose bytes were put then: within the same tick, so that it wins over
+/// these bytes and over no later write.
+#[must_use]
+pub const fn expired_at(data_timestamp: Timestamp) -> Timestamp {
+    data_timestamp.with_offset(data_timestamp.offset().saturating_add(1))
+}
 
 /// What is known about an object's bytes.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
@@ -64,6 +73,31 @@ impl ObjectRow {
             metadata_timestamp: at,
             metadata: Metadata::default(),
         }
+    }
+
+    /// The second in its metadata from which on it is not there any more, also of a trace.
+    #[must_use]
+    pub fn date(&self) -> Option<u64> {
+        self.metadata.get(DELETE_AT)?.parse().ok()
+    }
+
+    /// The second from which on the object is not there any more, if it is one and has one.
+    #[must_use]
+    pub fn delete_at(&self) -> Option<u64> {
+        self.body.as_ref()?;
+        self.date()
+    }
+
+    /// The trace an object leaves when its date has come. The metadata stays, and with it the date; `None` for what is no
+    /// object.
+    #[must_use]
+    pub fn expired(&self) -> Option<Self> {
+        self.body.as_ref()?;
+        Some(Self {
+            data_timestamp: expired_at(self.data_timestamp),
+            body: None,
+            ..self.clone()
+        })
     }
 
     /// The newest of its timestamps.

@@ -23,6 +23,8 @@ pub enum Resource {
     Account,
     /// Container records of an account: POST.
     AccountRows,
+    /// Asks whether anything is known that is newer than objects whose date of deletion has come: POST.
+    Expiry,
     /// Compares digests of partitions or slots: POST.
     Digests,
     /// Compares rows of slots: POST.
@@ -37,13 +39,14 @@ pub enum Resource {
     RosterRuns,
 }
 
-const RESOURCES: [(Resource, &str); 12] = [
+const RESOURCES: [(Resource, &str); 13] = [
     (Resource::Object, "object"),
     (Resource::Reservation, "object/reservation"),
     (Resource::Container, "container"),
     (Resource::ContainerRows, "container/rows"),
     (Resource::Account, "account"),
     (Resource::AccountRows, "account/rows"),
+    (Resource::Expiry, "replication/expiry"),
     (Resource::Digests, "replication/digests"),
     (Resource::Wants, "replication/wants"),
     (Resource::Rows, "replication/rows"),

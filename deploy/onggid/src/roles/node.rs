@@ -58,6 +58,8 @@ pub(crate) async fn node(config: &Config, address: SocketAddr, drain: &Drain) ->
             ca_file: sync.ca_file.clone(),
         });
     }
+    options.expiry_delay = Duration::from_secs(object.expiry_delay_seconds.into());
+    options.reclaim_age_days = object.reclaim_age_days.get();
     onggi_object_node::run(options, drain.clone())
         .await
         .with_context(|| format!("the storage node at {address}"))?;

@@ -217,12 +217,7 @@ impl Core {
             .ok_or(Fault::Unavailable)?;
         let needed = replicas.quorum().writes();
         let now = self.cluster.clock.monotonic();
-        let is_well =
-            |member: &&Member| !self.cluster.limiter.is_limited(&member.place.address, now);
-        let mut members: Vec<Member> = replicas.primaries.iter().filter(is_well).cloned().collect();
-        if members.len() < needed {
-            members = replicas.primaries;
-        }
+        let members = replicas.well(&self.cluster.limiter, now);
         let mut round = Round::new(&self.cluster, new, timestamp)?;
         let mut rest = members.into_iter();
         round.ask(rest.by_ref().take(1));

@@ -33,6 +33,7 @@ const VISIBLE_WITHIN: Duration = Duration::from_secs(1);
 
 struct Writer {
     member: Member,
+    opened: Duration,
     told: Vec<Place>,
     stream: PutStream,
 }
@@ -74,6 +75,7 @@ impl<'a> Fan<'a> {
             replay_bytes: 0,
         };
         let count = replicas.primaries.len();
+        let well = replicas.well(&cluster.limiter, cluster.clock.monotonic());
         for (index, member) in replicas.primaries.into_iter().enumerate() {
             let told = told
                 .iter()
@@ -81,13 +83,10 @@ impl<'a> Fan<'a> {
                 .step_by(count.max(1))
                 .cloned()
                 .collect();
-            if cluster
-                .limiter
-                .is_limited(&member.place.address, cluster.clock.monotonic())
-            {
-                fan.add_handoff(told);
-            } else {
+            if well.iter().any(|well| well.id == member.id) {
                 fan.add(member, told);
+            } else {
+                fan.add_handoff(told);
             }
         }
         if fan.writers.len() < fan.needed {
@@ -104,10 +103,13 @@ impl<'a> Fan<'a> {
 
     fn add(&mut self, member: Member, told: Vec<Place>) -> bool {
         let put = self.new.put(self.timestamp, told.clone());
+        let opened = self.cluster.clock.monotonic();
+        self.cluster.limiter.on_sent(&member.place.address, opened);
         match self.cluster.nodes.begin_put_object(&member.place, &put) {
             Ok(stream) => {
                 self.writers.push(Writer {
                     member,
+                    opened,
                     told,
                     stream,
                 });
@@ -164,6 +166,7 @@ impl<'a> Fan<'a> {
     async fn lose(&self, writer: Writer, error: Option<CallError>) -> Result<Vec<Place>, Fault> {
         let Writer {
             member,
+            opened,
             told,
             stream,
         } = writer;
@@ -185,9 +188,9 @@ impl<'a> Fan<'a> {
             }
             Ok(Err(_)) | Err(_) => {
                 tracing::debug!(device = %member.place, ?error, "a storage node takes no more of a PUT");
-                self.cluster
-                    .limiter
-                    .on_failure(&member.place.address, self.cluster.clock.monotonic());
+                let (limiter, now) = (&self.cluster.limiter, self.cluster.clock.monotonic());
+                limiter.on_waiting(&member.place.address, opened, now);
+                limiter.on_failure(&member.place.address, now);
             }
         }
         Ok(told)
@@ -251,7 +254,10 @@ impl<'a> Fan<'a> {
                 continue;
             };
             match &result {
-                Ok(_) => self.cluster.limiter.on_success(&member.place.address),
+                Ok(_) => {
+                    let now = self.cluster.clock.monotonic();
+                    self.cluster.limiter.on_success(&member.place.address, now);
+                }
                 Err(error) => {
                     tracing::debug!(device = %member.place, %error, "a storage node did not finish a PUT");
                     let now = self.cluster.clock.monotonic();
