@@ -41,7 +41,10 @@ pub(crate) fn headers(bytes: &[u8]) {
     let _write = AccessControl::parse_write(&text);
     let _read = AccessControl::parse_read(&text);
     if let Ok(acl) = AccountAcl::parse(&text) {
-        assert_eq!(AccountAcl::parse(&acl.text()).map(|again| again.text()), Ok(acl.text()));
+        assert_eq!(
+            AccountAcl::parse(&acl.text()).map(|again| again.text()),
+            Ok(acl.text())
+        );
     }
     let _asked = manifest::parse_asked(bytes);
     let _kept = manifest::parse_kept(bytes);
@@ -52,7 +55,10 @@ pub(crate) fn headers(bytes: &[u8]) {
 
 fn ranges(text: &str, length: usize) {
     let length = u64::try_from(length).unwrap_or(u64::MAX);
-    let parsed = [RangeHeader::parse(text), RangeHeader::parse(&format!("bytes={text}"))];
+    let parsed = [
+        RangeHeader::parse(text),
+        RangeHeader::parse(&format!("bytes={text}")),
+    ];
     for header in parsed.into_iter().flatten() {
         let chosen = match header.select(length) {
             Selection::One(range) => vec![range],
