@@ -412,6 +412,7 @@ impl HttpBody for Counted {
 mod tests {
     use super::*;
     use onggi_common_host::SystemClock;
+    use onggi_common_host::durable::{self, Visibility};
     use onggi_object_wire::{ClusterKeys, Realms};
     use std::path::Path;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -492,8 +493,8 @@ mod tests {
     async fn a_cluster_over_tls_proves_who_it_is() {
         let dir = tempfile::tempdir().unwrap();
         let (own, another) = (dir.path().join("own.pem"), dir.path().join("another.pem"));
-        std::fs::write(&own, CERTIFICATE).unwrap();
-        std::fs::write(&another, ANOTHER).unwrap();
+        durable::replace(&own, CERTIFICATE, Visibility::World).unwrap();
+        durable::replace(&another, ANOTHER, Visibility::World).unwrap();
         let port = serve().await;
         let named = endpoint("localhost", port);
         let status = asked(&peers(&own), &named).await.unwrap();
