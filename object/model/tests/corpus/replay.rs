@@ -1,6 +1,6 @@
 //! The fuzzers' corpus through the functions they call: what was once found stays found.
 
-#[path = "../../../integration/fuzz/object_entry.rs"]
+#[path = "../../../../integration/fuzz/object_entry.rs"]
 mod object_entry;
 
 use std::path::Path;
