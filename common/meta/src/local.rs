@@ -244,6 +244,14 @@ impl Batch {
         self
     }
 
+    /// Adds the writes of another batch after its own.
+    pub fn append(&mut self, mut other: Self) -> &mut Self {
+        self.bytes = self.bytes.saturating_add(other.bytes);
+        self.longest_key = self.longest_key.max(other.longest_key);
+        self.writes.append(&mut other.writes);
+        self
+    }
+
     fn account(&mut self, key: usize, value: usize) {
         self.longest_key = self.longest_key.max(key);
         let cost = key

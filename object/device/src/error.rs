@@ -7,6 +7,7 @@ use onggi_common_units::ByteCount;
 use onggi_object_wire::codec::CodecError;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// A device that cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -122,6 +123,9 @@ pub enum DeviceError {
         /// The body's length.
         length: u64,
     },
+    /// What was written together with other changes was refused.
+    #[error(transparent)]
+    InGroup(Arc<Self>),
     /// The machine refused.
     #[error("{operation} {path}: {source}", path = path.display())]
     Io {
@@ -146,6 +150,7 @@ impl DeviceError {
                     io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
                 )
             }
+            Self::InGroup(error) => error.is_full(),
             Self::Store(_)
             | Self::Row(_)
             | Self::Codec(_)

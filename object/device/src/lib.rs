@@ -26,6 +26,7 @@
 
 pub mod body;
 pub mod check;
+pub mod commit;
 pub mod container_sync;
 pub mod device;
 pub mod digests;
@@ -53,6 +54,7 @@ pub mod upload;
 mod tests;
 
 pub use body::BodyReader;
+pub use commit::{Change, Committed};
 pub use container_sync::SyncPoints;
 pub use device::{Device, DeviceOptions};
 pub use error::{DeviceError, OpenError};

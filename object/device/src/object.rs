@@ -1,7 +1,8 @@
 //! Objects: reading their rows, and merging new ones in.
 
+use crate::commit::{Change, Committed};
 use crate::device::Device;
-use crate::digests::Part;
+use crate::digests::{self, Part};
 use crate::error::DeviceError;
 use crate::expiry::{self, Due};
 use crate::key::{ObjectKey, unit_range};
@@ -28,6 +29,14 @@ pub struct NewRow {
     pub row: ObjectRow,
     /// Its bytes; needed when they win over what is there.
     pub body: Option<Finished>,
+}
+
+impl NewRow {
+    /// Whether its bytes go to a file, which takes a sync of its own.
+    #[must_use]
+    pub fn has_file(&self) -> bool {
+        self.body.as_ref().is_some_and(|body| body.large.is_some())
+    }
 }
 
 /// How a row is merged.
@@ -97,6 +106,52 @@ pub enum Merged {
     Absent,
 }
 
+/// A row whose bytes are on the device or in memory, ready to be merged.
+#[derive(Debug)]
+pub struct Prepared {
+    row: ObjectRow,
+    file_name: Option<String>,
+    small: Option<Vec<u8>>,
+}
+
+impl Prepared {
+    pub(crate) fn file_name(&self) -> Option<&str> {
+        self.file_name.as_deref()
+    }
+
+    /// Whether it gives no space back in the end.
+    pub(crate) const fn has_body(&self) -> bool {
+        self.file_name.is_some() || self.small.is_some()
+    }
+
+    /// The bytes it has in memory.
+    pub(crate) fn bytes(&self) -> usize {
+        self.small.as_ref().map_or(0, Vec::len)
+    }
+}
+
+/// A merge that is in a batch, and what is left to do when that is written.
+pub(crate) struct StagedObject {
+    pub(crate) merged: Merged,
+    /// `None` when there is nothing to write.
+    pub(crate) digests: Option<digests::Change>,
+    /// The file the old row named, if it does so no more.
+    pub(crate) left_file: Option<String>,
+    /// Whether the key's reservation goes.
+    pub(crate) releases: bool,
+}
+
+impl StagedObject {
+    const fn nothing(merged: Merged) -> Self {
+        Self {
+            merged,
+            digests: None,
+            left_file: None,
+            releases: false,
+        }
+    }
+}
+
 /// What is to be written, and what is left to do afterwards.
 struct Plan {
     next: StoredObject,
@@ -137,32 +192,33 @@ impl Device {
         new: NewRow,
         how: Merge,
     ) -> Result<Merged, DeviceError> {
-        let needed = crate::space::BATCH_BYTES;
-        if new.row.body.is_some() && !how.if_present {
-            self.space().check(needed)?;
-        } else {
-            self.space().check_small(needed)?;
-        }
-        let NewRow { row, body } = new;
-        // A large body is made durable before the lock is taken: it takes long, and is nobody else's business.
-        let (file_name, small) = self.store_body(key, &row, body)?;
-        let outcome = {
-            let _guard = self.stripes().lock(key.slot());
-            let outcome = self.merge_locked(key, row, file_name.as_deref(), small, how);
-            if let Some(name) = &file_name {
-                self.with_in_flight(|names| names.remove(name));
-            }
-            outcome
+        let prepared = Box::new(self.prepare_object(key, new)?);
+        let change = Change::Object {
+            key: *key,
+            prepared,
+            how,
         };
-        let is_kept = matches!(&outcome, Ok((Merged::Changed { taken, .. }, _)) if taken.data);
-        if let Some(name) = file_name.filter(|_| !is_kept && outcome.is_ok()) {
-            large::remove(self.directory(), &name)?;
-        }
-        let (merged, left_file) = outcome?;
-        if let Some(name) = left_file {
-            large::remove(self.directory(), &name)?;
-        }
+        let outcome = self.commit(vec![change]).pop().transpose()?;
+        let Some(Committed::Object(merged)) = outcome else {
+            unreachable!("a change is answered in its kind");
+        };
         Ok(merged)
+    }
+
+    /// Makes a row ready to be merged: a large body is made durable, which takes long and is nobody else's business.
+    /// What is prepared is to be committed: until then its file counts as being written. Without a file this does not
+    /// touch the disk.
+    ///
+    /// # Errors
+    /// When the machine refuses.
+    pub fn prepare_object(&self, key: &ObjectKey, new: NewRow) -> Result<Prepared, DeviceError> {
+        let NewRow { row, body } = new;
+        let (file_name, small) = self.store_body(key, &row, body)?;
+        Ok(Prepared {
+            row,
+            file_name,
+            small,
+        })
     }
 
     /// Merges the row of a body file that is there already. True when the row names the file now.
@@ -174,11 +230,21 @@ impl Device {
         how: Merge,
     ) -> Result<bool, DeviceError> {
         let _guard = self.stripes().lock(key.slot());
-        let (merged, left) = self.merge_locked(key, new.row, Some(name), None, how)?;
-        if let Some(left) = left {
+        let prepared = Prepared {
+            row: new.row,
+            file_name: Some(name.to_owned()),
+            small: None,
+        };
+        let mut batch = Batch::new();
+        let staged = self.stage_object(key, prepared, how, &mut batch)?;
+        if let Some(change) = staged.digests {
+            self.store().write(&batch, Durability::Synced)?;
+            self.digest_table().keep(change);
+        }
+        if let Some(left) = staged.left_file {
             large::remove(self.directory(), &left)?;
         }
-        Ok(matches!(merged, Merged::Changed { taken, .. } if taken.data))
+        Ok(matches!(staged.merged, Merged::Changed { taken, .. } if taken.data))
     }
 
     /// Writes a large body's file, or hands a small one on.
@@ -207,74 +273,72 @@ impl Device {
         Ok((Some(body.file_name), None))
     }
 
-    fn merge_locked(
+    /// Puts into the batch what merging a row in makes of the key. The caller holds its stripe, and writes.
+    pub(crate) fn stage_object(
         &self,
         key: &ObjectKey,
-        row: ObjectRow,
-        file_name: Option<&str>,
-        small: Option<Vec<u8>>,
+        prepared: Prepared,
         how: Merge,
-    ) -> Result<(Merged, Option<String>), DeviceError> {
+        batch: &mut Batch,
+    ) -> Result<StagedObject, DeviceError> {
+        let Prepared {
+            row,
+            file_name,
+            small,
+        } = prepared;
         let old = self.get_object(key)?;
         let was_there = old.as_ref().is_some_and(|old| old.row.body.is_some());
         let newest = old.as_ref().map_or(Timestamp::ZERO, |old| old.row.newest());
         if let Some(refused) = self.judge_guard(key, &row, old.as_ref(), how.guard) {
-            return Ok((refused, None));
+            return Ok(StagedObject::nothing(refused));
         }
         if how.if_present && !was_there {
-            return Ok((Merged::Absent, None));
+            return Ok(StagedObject::nothing(Merged::Absent));
         }
         let is_meant = |due: Due| old.as_ref().is_some_and(|old| due.is_of(old));
         if how.only_due.is_some_and(|due| !is_meant(due)) {
-            return Ok((Merged::Absent, None));
+            return Ok(StagedObject::nothing(Merged::Absent));
         }
         // The trace of what was deleted long ago is not taken up again.
         if old.is_none() && row.body.is_none() && self.is_settled(key, &row) {
             let newest = row.newest();
-            return Ok((Merged::Unchanged { newest }, None));
+            return Ok(StagedObject::nothing(Merged::Unchanged { newest }));
         }
-        let Some(plan) = plan(old.as_ref(), row, file_name, small, how.if_present)? else {
-            return Ok((Merged::Unchanged { newest }, None));
+        let Some(plan) = plan(
+            old.as_ref(),
+            row,
+            file_name.as_deref(),
+            small,
+            how.if_present,
+        )?
+        else {
+            return Ok(StagedObject::nothing(Merged::Unchanged { newest }));
         };
-        let mut batch = Batch::new();
+        if how.tell_container {
+            pending_of(key, &plan.next.row, how).stage(batch);
+        }
         batch.put(OBJECT, key.bytes(), table::encode(&plan.next));
         if let Some(small) = plan.small {
             batch.put(BODY, key.bytes(), small);
         } else if plan.drop_small {
             batch.delete(BODY, key.bytes());
         }
-        if how.tell_container {
-            let container = plan.next.row.path.container_path();
-            let mut record = plan.next.row.record();
-            if let Some(due) = how.only_due {
-                // The line's deletion is as old as the date, not as the bytes.
-                let date = Timestamp::from_utc(UtcTime::from_seconds(due.delete_at));
-                record.metadata_timestamp = record.metadata_timestamp.max(date);
-            }
-            PendingObject {
-                key: *key,
-                container,
-                record,
-            }
-            .stage(&mut batch);
-        }
-        let is_commit = matches!(how.guard, Guard::Commit { .. });
-        if is_commit {
+        let releases = matches!(how.guard, Guard::Commit { .. });
+        if releases {
             batch.delete(RESERVATION, key.bytes());
         }
-        self.write_with_digest(key, old.as_ref(), Some(&plan.next), batch)?;
-        if is_commit {
-            self.reservations().forget(key);
-        }
+        let digests = self.stage_digest(key, old.as_ref(), Some(&plan.next), batch);
         let row = Box::new(plan.next.row);
-        Ok((
-            Merged::Changed {
+        Ok(StagedObject {
+            merged: Merged::Changed {
                 was_there,
                 taken: plan.taken,
                 row,
             },
-            plan.left_file,
-        ))
+            digests: Some(digests),
+            left_file: plan.left_file,
+            releases,
+        })
     }
 
     /// Why reservations forbid a merge, if they do. The caller holds the key's stripe.
@@ -313,17 +377,29 @@ impl Device {
         new: Option<&StoredObject>,
         mut batch: Batch,
     ) -> Result<(), DeviceError> {
+        let change = self.stage_digest(key, old, new, &mut batch);
+        self.store().write(&batch, Durability::Synced)?;
+        self.digest_table().keep(change);
+        Ok(())
+    }
+
+    /// Puts into the batch what follows from a changed row: its slot's digest, and its date of deletion.
+    fn stage_digest(
+        &self,
+        key: &ObjectKey,
+        old: Option<&StoredObject>,
+        new: Option<&StoredObject>,
+        batch: &mut Batch,
+    ) -> digests::Change {
         let part = |stored: &StoredObject| Part {
             day: stored.day(),
             digest: stored.digest(key),
         };
         let scope = Scope::Objects(key.policy);
         let table = self.digest_table();
-        let change = table.stage(&mut batch, scope, key.slot(), old.map(part), new.map(part));
-        expiry::stage(&mut batch, key, old, new);
-        self.store().write(&batch, Durability::Synced)?;
-        table.keep(change);
-        Ok(())
+        let change = table.stage(batch, scope, key.slot(), old.map(part), new.map(part));
+        expiry::stage(batch, key, old, new);
+        change
     }
 
     /// Moves a damaged body away and marks its row, if the row still is the one that was read.
@@ -450,6 +526,21 @@ impl Device {
                 }
             })?;
         failed.map_or(Ok(()), |error| Err(error.into()))
+    }
+}
+
+/// What the container has to be told about a row.
+fn pending_of(key: &ObjectKey, row: &ObjectRow, how: Merge) -> PendingObject {
+    let mut record = row.record();
+    if let Some(due) = how.only_due {
+        // The line's deletion is as old as the date, not as the bytes.
+        let date = Timestamp::from_utc(UtcTime::from_seconds(due.delete_at));
+        record.metadata_timestamp = record.metadata_timestamp.max(date);
+    }
+    PendingObject {
+        key: *key,
+        container: row.path.container_path(),
+        record,
     }
 }
 

@@ -1,5 +1,6 @@
 //! What other devices still have to be told: written with the change itself, so that no crash forgets it.
 
+use crate::commit::Change;
 use crate::device::Device;
 use crate::error::DeviceError;
 use crate::key::{ObjectKey, RosterKey};
@@ -39,6 +40,20 @@ impl PendingObject {
 
     pub(crate) fn stage(&self, batch: &mut Batch) {
         batch.put(PENDING, object_key(&self.key), self.value());
+    }
+
+    /// Puts into the batch that the container was told, unless a newer row has taken the place meanwhile. The caller
+    /// holds the key's stripe.
+    pub(crate) fn stage_forgotten(
+        &self,
+        device: &Device,
+        batch: &mut Batch,
+    ) -> Result<(), DeviceError> {
+        let key = object_key(&self.key);
+        if device.reader().get(PENDING, &key)? == Some(self.value()) {
+            batch.delete(PENDING, key);
+        }
+        Ok(())
     }
 }
 
@@ -121,16 +136,9 @@ impl Device {
     /// # Errors
     /// When the store refuses.
     pub fn forget_pending_objects(&self, told: &[PendingObject]) -> Result<(), DeviceError> {
-        for pending in told {
-            let guard = self.stripes().lock(pending.key.slot());
-            let key = object_key(&pending.key);
-            if self.reader().get(PENDING, &key)? == Some(pending.value()) {
-                let mut batch = Batch::new();
-                batch.delete(PENDING, key);
-                // When a power cut brings it back, the container is told once more, which changes nothing.
-                self.store().write(&batch, Durability::Lazy)?;
-            }
-            drop(guard);
+        let told = told.iter().cloned().map(Box::new).map(Change::Told);
+        for outcome in self.commit(told.collect()) {
+            outcome?;
         }
         Ok(())
     }

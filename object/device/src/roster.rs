@@ -5,7 +5,7 @@
 
 use crate::container_sync;
 use crate::device::{Device, snapshot};
-use crate::digests::Part;
+use crate::digests::{self, Part};
 use crate::error::DeviceError;
 use crate::key::{RosterKey, RosterKind, unit_range};
 use crate::pending;
@@ -120,18 +120,28 @@ impl Device {
         after: &RosterRow,
         mut batch: Batch,
     ) -> Result<(), DeviceError> {
+        let change = self.stage_roster(key, before, after, &mut batch);
+        self.store().write(&batch, Durability::Synced)?;
+        self.digest_table().keep(change);
+        Ok(())
+    }
+
+    fn stage_roster(
+        &self,
+        key: &RosterKey,
+        before: Option<&RosterRow>,
+        after: &RosterRow,
+        batch: &mut Batch,
+    ) -> digests::Change {
         batch.put(ROSTER, key.bytes(), table::encode(after));
         if key.kind == RosterKind::Container && before.map(RosterRow::told) != Some(after.told()) {
-            pending::stage_roster(&mut batch, key);
+            pending::stage_roster(batch, key);
         }
-        container_sync::stage(&mut batch, key, before, after);
-        let digests = self.digest_table();
+        container_sync::stage(batch, key, before, after);
         let old = before.map(|row| part(key, row));
         let scope = key.kind.scope();
-        let change = digests.stage(&mut batch, scope, key.slot(), old, Some(part(key, after)));
-        self.store().write(&batch, Durability::Synced)?;
-        digests.keep(change);
-        Ok(())
+        self.digest_table()
+            .stage(batch, scope, key.slot(), old, Some(part(key, after)))
     }
 
     /// Merges records into a roster, all of them in one batch, and the row of a peer's copy if there is one. `None` when
@@ -147,34 +157,49 @@ impl Device {
     ) -> Result<Option<RosterRow>, DeviceError> {
         self.space().check_small(crate::space::BATCH_BYTES)?;
         let _guard = self.stripes().lock(key.slot());
+        let mut batch = Batch::new();
+        let (row, change) = self.stage_records(key, theirs, records, &mut batch)?;
+        if let Some(change) = change {
+            self.store().write(&batch, Durability::Synced)?;
+            self.digest_table().keep(change);
+        }
+        Ok(row)
+    }
+
+    /// Puts into the batch what merging records makes of a roster; nothing when it changes nothing. The caller holds the
+    /// roster's stripe, and writes.
+    pub(crate) fn stage_records<R: Record>(
+        &self,
+        key: &RosterKey,
+        theirs: Option<&RosterRow>,
+        records: &[R],
+        batch: &mut Batch,
+    ) -> Result<(Option<RosterRow>, Option<digests::Change>), DeviceError> {
         let before = self.roster(key)?;
         let Some(mut row) = before.clone().or_else(|| {
             theirs.map(|theirs| RosterRow::new(theirs.account.clone(), theirs.container.clone()))
         }) else {
-            return Ok(None);
+            return Ok((None, None));
         };
         // A deleted container takes no news from objects: it is not there for those who put them.
         if theirs.is_none() && !row.exists() {
-            return Ok(None);
+            return Ok((None, None));
         }
         let mut is_changed = before.is_none();
         if let Some(theirs) = theirs {
             is_changed |= row.merge(theirs);
         }
-        let mut batch = Batch::new();
-        let mut merged = Merger {
+        let mut merger = Merger {
             device: self,
             key,
             row: &mut row,
-            batch: &mut batch,
+            batch,
         };
         for record in one_per_name(records) {
-            is_changed |= merged.merge(record)?;
+            is_changed |= merger.merge(record)?;
         }
-        if is_changed {
-            self.write_roster(key, before.as_ref(), &row, batch)?;
-        }
-        Ok(Some(row))
+        let change = is_changed.then(|| self.stage_roster(key, before.as_ref(), &row, batch));
+        Ok((Some(row), change))
     }
 
     /// One record of a roster.

@@ -36,23 +36,47 @@ impl Space {
         })
     }
 
+    /// How much room there is now.
+    pub(crate) fn room(&self) -> Result<Room<'_>, DeviceError> {
+        let (_, free) = usage(&self.path)?;
+        Ok(Room { space: self, free })
+    }
+
     /// Refuses to write so many bytes when less than the reserve would stay free.
     pub(crate) fn check(&self, needed: ByteCount) -> Result<(), DeviceError> {
-        self.check_above(needed, self.reserve)
+        self.room()?.check(needed)
     }
 
     /// The same for what gives space back in the end: it may use half the reserve.
     pub(crate) fn check_small(&self, needed: ByteCount) -> Result<(), DeviceError> {
-        self.check_above(needed, ByteCount::new(self.reserve.bytes() / 2))
+        self.room()?.check_small(needed)
+    }
+}
+
+/// What was free at one moment, for several changes that are written together.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Room<'a> {
+    space: &'a Space,
+    free: ByteCount,
+}
+
+impl Room<'_> {
+    /// See [`Space::check`].
+    pub(crate) fn check(&self, needed: ByteCount) -> Result<(), DeviceError> {
+        self.check_above(needed, self.space.reserve)
+    }
+
+    /// See [`Space::check_small`].
+    pub(crate) fn check_small(&self, needed: ByteCount) -> Result<(), DeviceError> {
+        self.check_above(needed, ByteCount::new(self.space.reserve.bytes() / 2))
     }
 
     fn check_above(&self, needed: ByteCount, reserve: ByteCount) -> Result<(), DeviceError> {
-        let (_, free) = usage(&self.path)?;
         let wanted = needed.bytes().saturating_add(reserve.bytes());
-        if free.bytes() < wanted {
+        if self.free.bytes() < wanted {
             return Err(DeviceError::Full {
-                path: self.path.clone(),
-                free,
+                path: self.space.path.clone(),
+                free: self.free,
                 needed,
                 reserve,
             });

@@ -1,6 +1,7 @@
 //! What a device promises, asked of both engines: RocksDB and the memory twin.
 
 mod check;
+mod commit;
 mod container_sync;
 mod crash;
 mod damage;

@@ -36,6 +36,23 @@ pub struct Finished {
 }
 
 impl Finished {
+    /// A body that is in memory whole. It touches no disk. `None` when it is too long to be kept in RocksDB: that is an
+    /// [`Upload`].
+    #[must_use]
+    pub fn small(device: &Device, key: ObjectKey, bytes: &[u8]) -> Option<Self> {
+        (bytes.len() <= SMALL_BYTES_MAX).then(|| {
+            let mut hasher = ChunkHasher::new();
+            hasher.update(bytes);
+            Self {
+                key,
+                hash: hasher.finish(),
+                small: bytes.to_vec(),
+                large: None,
+                file_name: large::file_name(&key, &device.unique()),
+            }
+        })
+    }
+
     /// Its length and checksums.
     #[must_use]
     pub const fn hash(&self) -> &BodyHash {

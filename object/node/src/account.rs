@@ -5,8 +5,8 @@ use crate::rosters;
 use crate::server::Call;
 use http::StatusCode;
 use onggi_common_service::http::Response;
-use onggi_object_device::RosterRow;
 use onggi_object_device::roster::Decision;
+use onggi_object_device::{Change, RosterRow};
 use onggi_object_wire::account::{Delete, Head, List, Post, Put, Rows};
 use onggi_object_wire::container::{ROWS_BYTES_MAX, ROWS_MAX};
 use onggi_object_wire::merge::CountedContainer;
@@ -117,17 +117,6 @@ impl Call<'_> {
         if records.len() > ROWS_MAX {
             return Err(respond::bad_request(&"too many records"));
         }
-        let merged = self
-            .disk
-            .call(move |device| device.merge_records(&key, None, &records));
-        let merged = merged
-            .await
-            .map_err(|error| respond::disk_error("listing", &error))?;
-        let code = if merged.is_some() {
-            StatusCode::ACCEPTED
-        } else {
-            StatusCode::NOT_FOUND
-        };
-        Ok(respond::status(code))
+        rosters::take_records(&self.disk, Change::ContainerRecords { key, records }).await
     }
 }

@@ -7,8 +7,8 @@ use crate::server::{Call, Node};
 use core::time::Duration;
 use http::StatusCode;
 use onggi_common_service::http::Response;
-use onggi_object_device::RosterRow;
 use onggi_object_device::roster::Decision;
+use onggi_object_device::{Change, RosterRow};
 use onggi_object_model::{ContainerPath, ObjectRecord};
 use onggi_object_wire::container::{
     Delete, Head, List, Post, Put, ROWS_BYTES_MAX, ROWS_MAX, Rows, Written,
@@ -155,18 +155,7 @@ impl Call<'_> {
         if records.len() > ROWS_MAX {
             return Err(respond::bad_request(&"too many records"));
         }
-        let merged = self
-            .disk
-            .call(move |device| device.merge_records(&key, None, &records));
-        let merged = merged
-            .await
-            .map_err(|error| respond::disk_error("listing", &error))?;
-        let code = if merged.is_some() {
-            StatusCode::ACCEPTED
-        } else {
-            StatusCode::NOT_FOUND
-        };
-        Ok(respond::status(code))
+        rosters::take_records(&self.disk, Change::ObjectRecords { key, records }).await
     }
 }
 

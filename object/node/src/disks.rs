@@ -5,14 +5,20 @@ use core::sync::atomic::{AtomicBool, Ordering};
 use core::time::Duration;
 use onggi_common_host::Entropy;
 use onggi_common_units::UtcTime;
-use onggi_object_device::{Device, DeviceError, DeviceOptions, OpenError};
+use onggi_object_device::{Change, Committed, Device, DeviceError, DeviceOptions, OpenError};
 use onggi_object_wire::DeviceName;
-use std::collections::BTreeMap;
-use std::sync::Arc;
-use tokio::sync::Semaphore;
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex, PoisonError};
+use tokio::sync::{Semaphore, oneshot};
 
 /// Calls to one device at a time; more wait without a thread.
 const CALLS_MAX: usize = 64;
+/// Changes that wait for one device at a time; more wait without being queued.
+const CHANGES_MAX: usize = 1_024;
+/// Changes written together.
+const GROUP_MAX: usize = 256;
+/// Bytes written together: a group that has so many takes no more.
+const GROUP_BYTES_MAX: usize = 4 << 20;
 
 /// One device and how many calls it may still take.
 #[derive(Debug, Clone)]
@@ -20,9 +26,65 @@ pub(crate) struct Disk {
     pub(crate) name: DeviceName,
     device: Arc<Device>,
     slots: Arc<Semaphore>,
+    commits: Arc<Commits>,
     /// Whether it was away so long that it may hold what was deleted and reclaimed: it is not read from until it has been
     /// compared with its peers.
     is_rejoining: Arc<AtomicBool>,
+}
+
+/// Changes that wait for a device. While one group is written the next one gathers.
+#[derive(Debug)]
+struct Commits {
+    waiting: Mutex<Waiting>,
+    places: Semaphore,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    changes: VecDeque<(Change, oneshot::Sender<Result<Committed, DeviceError>>)>,
+    /// Whether somebody is writing, and will look again.
+    is_led: bool,
+}
+
+type Answers = Vec<oneshot::Sender<Result<Committed, DeviceError>>>;
+
+impl Default for Commits {
+    fn default() -> Self {
+        Self {
+            waiting: Mutex::new(Waiting::default()),
+            places: Semaphore::new(CHANGES_MAX),
+        }
+    }
+}
+
+impl Commits {
+    /// Adds a change. True when nobody is writing: the caller has to begin.
+    fn push(
+        &self,
+        change: Change,
+        answer: oneshot::Sender<Result<Committed, DeviceError>>,
+    ) -> bool {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        waiting.changes.push_back((change, answer));
+        !core::mem::replace(&mut waiting.is_led, true)
+    }
+
+    /// The next group; without one the work is over.
+    fn take(&self) -> Option<(Vec<Change>, Answers)> {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut group = (Vec::new(), Vec::new());
+        let mut bytes = 0usize;
+        while group.0.len() < GROUP_MAX && bytes < GROUP_BYTES_MAX {
+            let Some((change, answer)) = waiting.changes.pop_front() else {
+                break;
+            };
+            bytes = bytes.saturating_add(change.bytes());
+            group.0.push(change);
+            group.1.push(answer);
+        }
+        waiting.is_led = !group.0.is_empty();
+        waiting.is_led.then_some(group)
+    }
 }
 
 /// A call to a device that did not come to its end.
@@ -58,6 +120,34 @@ impl Disk {
             outcome
         });
         Ok(called.await.ok().ok_or(DiskError::CutOff)??)
+    }
+
+    /// Makes a change, written together with all others that wait for the device.
+    pub(crate) async fn commit(&self, change: Change) -> Result<Committed, DiskError> {
+        let place = self.commits.places.acquire().await;
+        let _place = place.ok().ok_or(DiskError::CutOff)?;
+        let (answer, answered) = oneshot::channel();
+        if self.commits.push(change, answer) {
+            // Whoever finds nobody at work begins; the request may go away, the work goes on.
+            tokio::spawn(self.clone().commit_waiting());
+        }
+        Ok(answered.await.ok().ok_or(DiskError::CutOff)??)
+    }
+
+    async fn commit_waiting(self) {
+        while let Some((changes, answers)) = self.commits.take() {
+            let committed = self.call(move |device| Ok(device.commit(changes))).await;
+            match committed {
+                Ok(outcomes) => {
+                    for (outcome, answer) in outcomes.into_iter().zip(answers) {
+                        // Who asked may be gone.
+                        drop(answer.send(outcome));
+                    }
+                }
+                // The answers fall, which those who wait are told.
+                Err(error) => tracing::error!(device = %self.name, %error, "changes were cut off"),
+            }
+        }
     }
 
     /// Whether reads of objects have to ask others.
@@ -123,6 +213,7 @@ impl Disks {
                         name: name.clone(),
                         device: Arc::new(device),
                         slots,
+                        commits: Arc::new(Commits::default()),
                         is_rejoining: Arc::new(AtomicBool::new(is_rejoining)),
                     };
                     disks.insert(name.clone(), disk);

@@ -1,6 +1,6 @@
 //! Objects: PUT, GET, HEAD, POST, DELETE.
 
-use crate::disks::Disk;
+use crate::disks::{Disk, DiskError};
 use crate::respond;
 use crate::server::{Call, Node};
 use bytes::Bytes;
@@ -15,8 +15,8 @@ use onggi_object_client::limiter::SILENT_AFTER;
 use onggi_object_client::{CallError, Limiter, Nodes};
 use onggi_object_device::object::post_row;
 use onggi_object_device::{
-    BodyReader, Commit, DeviceError, Guard, Merge, Merged, NewRow, ObjectKey, PendingObject,
-    Reserved, StoredObject,
+    BodyReader, Change, Commit, Committed, DeviceError, Guard, Merge, Merged, NewRow, ObjectKey,
+    PendingObject, Reserved, StoredObject,
 };
 use onggi_object_model::range::{RangeHeader, Selection};
 use onggi_object_model::{ByteRange, ObjectPath, ObjectRecord, PolicyIndex};
@@ -404,9 +404,7 @@ impl Write {
         };
         let is_delete = row.body.is_none() && !how.if_present;
         let new = NewRow { row, body };
-        let merged = disk
-            .call(move |device| device.merge_object(&key, new, how))
-            .await;
+        let merged = merge(disk, key, new, how).await;
         let merged = merged.map_err(|error| respond::disk_error("writing an object", &error))?;
         let (was_there, row) = match merged {
             Merged::Changed {
@@ -439,6 +437,22 @@ impl Write {
             done
         };
         Ok(respond::with_head(code, &Written { listed }))
+    }
+}
+
+/// Merges a row together with whatever else waits for the device. A large body is made durable before.
+async fn merge(disk: &Disk, key: ObjectKey, new: NewRow, how: Merge) -> Result<Merged, DiskError> {
+    let prepared = if new.has_file() {
+        disk.call(move |device| device.prepare_object(&key, new))
+            .await?
+    } else {
+        disk.device().prepare_object(&key, new)?
+    };
+    let prepared = Box::new(prepared);
+    let change = Change::Object { key, prepared, how };
+    match disk.commit(change).await? {
+        Committed::Object(merged) => Ok(merged),
+        Committed::Records { .. } | Committed::Told => Err(DiskError::CutOff),
     }
 }
 
@@ -515,19 +529,14 @@ async fn tell_containers(
         }
     }
     if listed.len() == count {
-        let (disk, pending) = (
-            disk.clone(),
-            PendingObject {
-                key,
-                container,
-                record,
-            },
-        );
+        let disk = disk.clone();
+        let told = Box::new(PendingObject {
+            key,
+            container,
+            record,
+        });
         tokio::spawn(async move {
-            let forgotten = disk
-                .call(move |device| device.forget_pending_objects(&[pending]))
-                .await;
-            if let Err(error) = forgotten {
+            if let Err(error) = disk.commit(Change::Told(told)).await {
                 tracing::warn!(%error, "a pending row stays; the container will be told again");
             }
         });

@@ -7,7 +7,7 @@ use http::StatusCode;
 use onggi_common_service::http::Response;
 use onggi_common_units::Timestamp;
 use onggi_object_device::roster::{Changed, Decision};
-use onggi_object_device::{RosterKey, RosterKind, RosterRow};
+use onggi_object_device::{Change, Committed, RosterKey, RosterKind, RosterRow};
 use onggi_object_model::{AccountName, ContainerPath, Listing, StampedMetadata};
 use serde::Serialize;
 
@@ -38,6 +38,18 @@ pub(crate) async fn change(
         .call(move |device| device.change_roster(&key, blank, act))
         .await;
     changed.map_err(|error| respond::disk_error("changing a container or account", &error))
+}
+
+/// Takes records that belong to a container or account.
+pub(crate) async fn take_records(disk: &Disk, change: Change) -> Result<Response, Response> {
+    let committed = disk.commit(change).await;
+    let committed = committed.map_err(|error| respond::disk_error("listing", &error))?;
+    Ok(respond::status(match committed {
+        Committed::Records { is_there: true } => StatusCode::ACCEPTED,
+        Committed::Records { is_there: false } | Committed::Object(_) | Committed::Told => {
+            StatusCode::NOT_FOUND
+        }
+    }))
 }
 
 /// Merges metadata into a roster that is there.

@@ -120,6 +120,9 @@ fn prove(proven: Result<(), onggi_object_wire::Refusal>) -> Result<(), Early> {
 }
 
 async fn small(disk: &Disk, key: ObjectKey, bytes: Bytes) -> Result<Finished, Response> {
+    if let Some(finished) = Finished::small(disk.device(), key, &bytes) {
+        return Ok(finished);
+    }
     let taken = disk.call(move |device| {
         let mut upload = device.begin_upload(key, Some(bytes.len() as u64))?;
         upload.write(device, &bytes)?;

@@ -1,0 +1,364 @@
+//! Group commit: changes that came together are written with one sync.
+//!
+//! A sync costs as much for a hundred changes as for one, and changes of one container all touch its row. So whoever has
+//! several waiting hands them over together ([`Device::commit`]): those that do not get in each other's way go into one
+//! batch, records of one container are merged into its row at once, and what must come after another change of the same
+//! stripe goes into the next batch. Nothing is seen or acknowledged before its batch is on stable storage (O1, O3).
+
+use crate::device::Device;
+use crate::digests;
+use crate::error::DeviceError;
+use crate::key::{ObjectKey, RosterKey};
+use crate::large;
+use crate::object::{Merge, Merged, Prepared, StagedObject};
+use crate::pending::PendingObject;
+use crate::space::{BATCH_BYTES, Room};
+use crate::stripes::Stripes;
+use onggi_common_meta::local::{Batch, Durability};
+use onggi_object_model::ObjectRecord;
+use onggi_object_wire::merge::CountedContainer;
+use onggi_object_wire::rows::Record;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+/// One change that can be written together with others.
+#[derive(Debug)]
+pub enum Change {
+    /// An object's row is merged, as [`Device::merge_object`] does it.
+    Object {
+        /// Its key.
+        key: ObjectKey,
+        /// The row and its bytes.
+        prepared: Box<Prepared>,
+        /// How.
+        how: Merge,
+    },
+    /// Records are merged into a container that is there.
+    ObjectRecords {
+        /// The container.
+        key: RosterKey,
+        /// The records.
+        records: Vec<ObjectRecord>,
+    },
+    /// Records are merged into an account that is there.
+    ContainerRecords {
+        /// The account.
+        key: RosterKey,
+        /// The records.
+        records: Vec<CountedContainer>,
+    },
+    /// A container was told: see [`Device::forget_pending_objects`].
+    Told(Box<PendingObject>),
+}
+
+/// What became of a change.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Committed {
+    /// An object's row.
+    Object(Merged),
+    /// Records: whether the container or account is there.
+    Records {
+        /// Whether.
+        is_there: bool,
+    },
+    /// A pending row that is not needed any more.
+    Told,
+}
+
+/// What a change came to; changes are answered in the order in which they were given.
+pub type Outcome = Result<Committed, DeviceError>;
+
+impl Change {
+    fn stripe(&self) -> usize {
+        Stripes::index(match self {
+            Self::Object { key, .. } => key.slot(),
+            Self::ObjectRecords { key, .. } | Self::ContainerRecords { key, .. } => key.slot(),
+            Self::Told(pending) => pending.key.slot(),
+        })
+    }
+
+    /// The container or account whose row several changes of a batch may share.
+    const fn roster(&self) -> Option<RosterKey> {
+        match self {
+            Self::ObjectRecords { key, .. } | Self::ContainerRecords { key, .. } => Some(*key),
+            Self::Object { .. } | Self::Told(_) => None,
+        }
+    }
+
+    /// How many bytes it brings, about.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        const ROW_BYTES: usize = 512;
+        match self {
+            Self::Object { prepared, .. } => prepared.bytes().saturating_add(ROW_BYTES),
+            Self::ObjectRecords { records, .. } => records.len().saturating_mul(ROW_BYTES),
+            Self::ContainerRecords { records, .. } => records.len().saturating_mul(ROW_BYTES),
+            Self::Told(_) => ROW_BYTES,
+        }
+    }
+}
+
+/// Changes that do not get in each other's way, with their places among those that were given.
+#[derive(Default)]
+struct Round {
+    changes: Vec<(usize, Change)>,
+    /// The stripes taken, and the container or account whose records share one.
+    taken: BTreeMap<usize, Option<RosterKey>>,
+}
+
+impl Round {
+    /// Takes the change, or gives it back when another one of the round is in its way.
+    fn take(&mut self, place: usize, change: Change) -> Option<Change> {
+        let (stripe, roster) = (change.stripe(), change.roster());
+        match self.taken.get(&stripe) {
+            Some(owner) if roster.is_none() || *owner != roster => {
+                // What comes later for the stripe comes after this one.
+                self.taken.insert(stripe, None);
+                return Some(change);
+            }
+            Some(_) | None => {}
+        }
+        self.taken.insert(stripe, roster);
+        self.changes.push((place, change));
+        None
+    }
+}
+
+/// A batch in the making, and what is to be done and told when it is written.
+#[derive(Default)]
+struct Group {
+    batch: Batch,
+    needs_sync: bool,
+    digests: Vec<digests::Change>,
+    released: Vec<ObjectKey>,
+    outcomes: Vec<(usize, Outcome)>,
+    /// Files no row names any more.
+    left_files: Vec<String>,
+}
+
+impl Group {
+    fn add(&mut self, batch: Batch, digests: Option<digests::Change>) {
+        self.batch.append(batch);
+        self.digests.extend(digests);
+        self.needs_sync = true;
+    }
+
+    /// Several changes fail for one reason.
+    fn refuse(&mut self, places: Vec<usize>, error: DeviceError) {
+        let error = Arc::new(error);
+        for place in places {
+            let error = DeviceError::InGroup(Arc::clone(&error));
+            self.outcomes.push((place, Err(error)));
+        }
+    }
+
+    /// Nothing was written: every change that would have been fails for the same reason.
+    fn fail(&mut self, error: DeviceError) {
+        self.left_files.clear();
+        let error = Arc::new(error);
+        for (_, outcome) in &mut self.outcomes {
+            if outcome.is_ok() {
+                *outcome = Err(DeviceError::InGroup(Arc::clone(&error)));
+            }
+        }
+    }
+}
+
+/// Records of one container or account, from all changes of a round that bring some.
+struct Joined<R> {
+    records: Vec<R>,
+    places: Vec<usize>,
+}
+
+impl<R> Default for Joined<R> {
+    fn default() -> Self {
+        Self {
+            records: Vec::new(),
+            places: Vec::new(),
+        }
+    }
+}
+
+impl<R> Joined<R> {
+    fn add(&mut self, place: usize, records: Vec<R>) {
+        self.records.extend(records);
+        self.places.push(place);
+    }
+}
+
+impl Device {
+    /// Carries out changes with as few syncs as their order allows. Each is on stable storage when this returns, or has
+    /// its error.
+    pub fn commit(&self, changes: Vec<Change>) -> Vec<Outcome> {
+        let count = changes.len();
+        let mut outcomes: BTreeMap<usize, Outcome> = BTreeMap::new();
+        let mut waiting: Vec<(usize, Change)> = changes.into_iter().enumerate().collect();
+        while !waiting.is_empty() {
+            let mut round = Round::default();
+            let mut later = Vec::new();
+            for (place, change) in waiting {
+                if let Some(change) = round.take(place, change) {
+                    later.push((place, change));
+                }
+            }
+            outcomes.extend(self.commit_round(round));
+            waiting = later;
+        }
+        debug_assert_eq!(outcomes.len(), count, "every change has its outcome");
+        outcomes.into_values().collect()
+    }
+
+    fn commit_round(&self, round: Round) -> Vec<(usize, Outcome)> {
+        let stripes: BTreeSet<usize> = round.taken.keys().copied().collect();
+        let mut group = Group::default();
+        {
+            let _guards = self.stripes().lock_all(&stripes);
+            self.stage_round(round.changes, &mut group);
+            let durability = if group.needs_sync {
+                Durability::Synced
+            } else {
+                // When a power cut brings a pending row back, the container is told once more, which changes nothing.
+                Durability::Lazy
+            };
+            let batch = core::mem::take(&mut group.batch);
+            let written = if batch.is_empty() {
+                Ok(())
+            } else {
+                self.store().write(&batch, durability)
+            };
+            match written {
+                Ok(()) => {
+                    for change in core::mem::take(&mut group.digests) {
+                        self.digest_table().keep(change);
+                    }
+                    for key in &group.released {
+                        self.reservations().forget(key);
+                    }
+                }
+                Err(error) => group.fail(error.into()),
+            }
+        }
+        for name in &group.left_files {
+            // The sweep finds it again.
+            if let Err(error) = large::remove(self.directory(), name) {
+                tracing::warn!(%error, name, "a body that no row names could not be removed");
+            }
+        }
+        group.outcomes
+    }
+
+    fn stage_round(&self, changes: Vec<(usize, Change)>, group: &mut Group) {
+        let room = match self.space().room() {
+            Ok(room) => room,
+            Err(error) => {
+                return self.give_up(changes, error, group);
+            }
+        };
+        let mut objects: BTreeMap<RosterKey, Joined<ObjectRecord>> = BTreeMap::new();
+        let mut containers: BTreeMap<RosterKey, Joined<CountedContainer>> = BTreeMap::new();
+        for (place, change) in changes {
+            match change {
+                Change::Object { key, prepared, how } => {
+                    let outcome = self.stage_one(room, &key, *prepared, how, group);
+                    group.outcomes.push((place, outcome));
+                }
+                Change::ObjectRecords { key, records } => {
+                    objects.entry(key).or_default().add(place, records);
+                }
+                Change::ContainerRecords { key, records } => {
+                    containers.entry(key).or_default().add(place, records);
+                }
+                Change::Told(pending) => {
+                    let outcome = self.stage_told(&pending, &mut group.batch);
+                    group.outcomes.push((place, outcome));
+                }
+            }
+        }
+        self.stage_joined(room, objects, group);
+        self.stage_joined(room, containers, group);
+    }
+
+    fn give_up(&self, changes: Vec<(usize, Change)>, error: DeviceError, group: &mut Group) {
+        let mut places = Vec::with_capacity(changes.len());
+        for (place, change) in changes {
+            if let Change::Object { prepared, .. } = change
+                && let Some(name) = prepared.file_name()
+            {
+                self.with_in_flight(|names| names.remove(name));
+            }
+            places.push(place);
+        }
+        group.refuse(places, error);
+    }
+
+    fn stage_one(
+        &self,
+        room: Room<'_>,
+        key: &ObjectKey,
+        prepared: Prepared,
+        how: Merge,
+        group: &mut Group,
+    ) -> Outcome {
+        let mut batch = Batch::new();
+        let file_name = prepared.file_name().map(str::to_owned);
+        let has_room = if prepared.has_body() && !how.if_present {
+            room.check(BATCH_BYTES)
+        } else {
+            room.check_small(BATCH_BYTES)
+        };
+        let staged = has_room.and_then(|()| self.stage_object(key, prepared, how, &mut batch));
+        if let Some(name) = &file_name {
+            self.with_in_flight(|names| names.remove(name));
+        }
+        let StagedObject {
+            merged,
+            digests,
+            left_file,
+            releases,
+        } = staged?;
+        let is_kept = matches!(&merged, Merged::Changed { taken, .. } if taken.data);
+        if !is_kept {
+            group.left_files.extend(file_name);
+        }
+        group.left_files.extend(left_file);
+        if digests.is_some() {
+            group.add(batch, digests);
+        }
+        if releases {
+            group.released.push(*key);
+        }
+        Ok(Committed::Object(merged))
+    }
+
+    fn stage_joined<R: Record>(
+        &self,
+        room: Room<'_>,
+        joined: BTreeMap<RosterKey, Joined<R>>,
+        group: &mut Group,
+    ) {
+        for (key, joined) in joined {
+            let mut batch = Batch::new();
+            let staged = room
+                .check_small(BATCH_BYTES)
+                .and_then(|()| self.stage_records(&key, None, &joined.records, &mut batch));
+            match staged {
+                Ok((row, digests)) => {
+                    let is_there = row.is_some();
+                    if digests.is_some() {
+                        group.add(batch, digests);
+                    }
+                    for place in joined.places {
+                        let outcome = Ok(Committed::Records { is_there });
+                        group.outcomes.push((place, outcome));
+                    }
+                }
+                Err(error) => group.refuse(joined.places, error),
+            }
+        }
+    }
+
+    fn stage_told(&self, pending: &PendingObject, batch: &mut Batch) -> Outcome {
+        pending.stage_forgotten(self, batch)?;
+        Ok(Committed::Told)
+    }
+}
