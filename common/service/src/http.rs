@@ -41,6 +41,21 @@ pub trait Handler: Send + Sync + 'static {
     /// Answers one request. It must not fail: an error is a response too.
     fn handle(&self, request: Request) -> impl Future<Output = Response> + Send;
 
+    /// What connections of another protocol begin with, if this handler takes some: with a byte no HTTP method begins with.
+    fn preface(&self) -> Option<&'static [u8]> {
+        None
+    }
+
+    /// Serves a connection that begins with the preface, of which nothing has been read yet, until the drain begins.
+    fn take_stream(
+        self: Arc<Self>,
+        _stream: TcpStream,
+        _limits: Limits,
+        _drain: Drain,
+    ) -> impl Future<Output = ()> + Send {
+        core::future::ready(())
+    }
+
     /// Answers a request whose target is no UTF-8, which cannot be told as a [`Request`]. Without an answer it is 400.
     fn refuse_target(&self, _method: &http::Method) -> Option<Response> {
         None
@@ -254,6 +269,14 @@ impl<H: Handler> Handler for Arc<H> {
         H::handle(self, request).await
     }
 
+    fn preface(&self) -> Option<&'static [u8]> {
+        H::preface(self)
+    }
+
+    async fn take_stream(self: Arc<Self>, stream: TcpStream, limits: Limits, drain: Drain) {
+        H::take_stream(Self::clone(&self), stream, limits, drain).await;
+    }
+
     fn refuse_target(&self, method: &http::Method) -> Option<Response> {
         H::refuse_target(self, method)
     }
@@ -299,6 +322,14 @@ async fn accept(listener: &TcpListener, slots: &Arc<Semaphore>) -> Option<Accept
     }
 }
 
+/// Whether the first byte is that of the preface; `None` when none comes.
+async fn begins_with(stream: &TcpStream, preface: &[u8], within: Duration) -> Option<bool> {
+    let mut first = [0; 1];
+    let peeked = tokio::time::timeout(within, stream.peek(&mut first)).await;
+    let came = peeked.ok()?.ok()?;
+    (came > 0).then(|| preface.first() == first.first())
+}
+
 async fn serve_connection<H: Handler>(
     stream: TcpStream,
     peer: SocketAddr,
@@ -308,6 +339,13 @@ async fn serve_connection<H: Handler>(
 ) {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, %peer, "TCP_NODELAY was refused");
+    }
+    if let Some(preface) = H::preface(&handler) {
+        match begins_with(&stream, preface, limits.header_time_max).await {
+            Some(true) => return H::take_stream(handler, stream, limits, drain).await,
+            Some(false) => {}
+            None => return,
+        }
     }
     let refusing = Arc::clone(&handler);
     let service = service_fn(move |request: http::Request<Incoming>| {

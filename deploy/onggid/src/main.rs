@@ -23,6 +23,7 @@ use state::StateFolder;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 #[derive(Debug, Parser)]
 #[command(
@@ -184,11 +185,11 @@ fn dispatch(command: Command) -> Result<ExitCode> {
             roles::target(&config, &drain).await
         }),
         Command::Proxy(process) => one_process(&process, |config, drain| async move {
-            roles::proxy(&config, &drain).await
+            roles::proxy(&config, Arc::default(), &drain).await
         }),
         Command::Node { process, address } => {
             one_process(&process, move |config, drain| async move {
-                roles::node(&config, address, &drain).await
+                roles::node(&config, address, Arc::default(), &drain).await
             })
         }
         Command::CheckConfig(common) => {

@@ -168,6 +168,12 @@ pub enum CallError {
         /// Why.
         source: hyper::Error,
     },
+    /// A link broke before an answer came.
+    #[error("the link to {address} broke")]
+    Lost {
+        /// The node.
+        address: String,
+    },
     /// No answer in time.
     #[error("{address} did not answer within {limit:?}")]
     TimedOut {

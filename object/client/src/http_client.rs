@@ -43,7 +43,7 @@ impl Default for Timeouts {
 
 /// Calls nodes over HTTP.
 pub struct HttpClient {
-    signer: Signer,
+    signer: Arc<Signer>,
     clock: Arc<dyn Clock>,
     timeouts: Timeouts,
     pools: Mutex<HashMap<String, Arc<Pool>>>,
@@ -66,13 +66,18 @@ impl HttpClient {
         entropy: &dyn Entropy,
         timeouts: Timeouts,
     ) -> Self {
-        let signer = Signer::new(keys, entropy.bytes());
+        let signer = Arc::new(Signer::new(keys, entropy.bytes()));
         Self {
             signer,
             clock,
             timeouts,
             pools: Mutex::new(HashMap::new()),
         }
+    }
+
+    /// What signs its requests: one numbering for the whole process.
+    pub(crate) fn signer(&self) -> Arc<Signer> {
+        Arc::clone(&self.signer)
     }
 
     /// The time limits.

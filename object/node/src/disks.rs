@@ -224,7 +224,7 @@ impl Disks {
         (Self(disks), failed)
     }
 
-    pub(crate) fn get(&self, name: &DeviceName) -> Option<&Disk> {
+    pub(crate) fn get(&self, name: &str) -> Option<&Disk> {
         self.0.get(name)
     }
 

@@ -218,13 +218,18 @@ impl Call<'_> {
         }
         let key = self.node.object_key(&get.which);
         let disk = self.disk.clone();
+        let wants = Wants {
+            body: with_body,
+            length_max: self.answer_max,
+        };
         let read = self
             .disk
-            .call(move |device| read(device, &key, &get, with_body))
+            .call(move |device| read(device, &key, &get, wants))
             .await;
         let read = read.map_err(|error| respond::disk_error("reading an object", &error))?;
         Ok(match read {
             Read::Missing(missing) => respond::with_head(StatusCode::NOT_FOUND, &missing),
+            Read::TooLong => respond::too_long(),
             Read::OtherVersion => respond::status(StatusCode::CONFLICT),
             Read::Unsatisfiable(found) => {
                 respond::with_head(StatusCode::RANGE_NOT_SATISFIABLE, &*found)
@@ -235,8 +240,18 @@ impl Call<'_> {
     }
 }
 
+/// What is wanted of an object.
+#[derive(Debug, Clone, Copy)]
+struct Wants {
+    /// Its bytes, too.
+    body: bool,
+    /// No more of them than this.
+    length_max: Option<u64>,
+}
+
 /// What reading an object came to.
 enum Read {
+    TooLong,
     Missing(Missing),
     OtherVersion,
     Unsatisfiable(Box<Found>),
@@ -252,7 +267,7 @@ fn read(
     device: &onggi_object_device::Device,
     key: &ObjectKey,
     get: &Get,
-    with_body: bool,
+    wants: Wants,
 ) -> Result<Read, DeviceError> {
     let Some(stored) = device.get_object(key)? else {
         return Ok(Read::Missing(Missing { tombstone: None }));
@@ -273,8 +288,14 @@ fn read(
         Selected::Unsatisfiable => return Ok(Read::Unsatisfiable(Box::new(found))),
     }
     let found = Box::new(found);
-    if !with_body {
+    if !wants.body {
         return Ok(Read::Found { found, body: None });
+    }
+    if wants
+        .length_max
+        .is_some_and(|most| selected_length(&found) > most)
+    {
+        return Ok(Read::TooLong);
     }
     let opened = device
         .open_body(key, &stored, &found.ranges)
@@ -291,10 +312,18 @@ fn read(
             // A newer write may have taken the bytes away between the two reads: then that one is the answer.
             match device.get_object(key)? {
                 Some(now) if now.row.body == stored.row.body => Ok(Read::Damaged(found)),
-                Some(_) | None => read(device, key, get, with_body),
+                Some(_) | None => read(device, key, get, wants),
             }
         }
         Err(error) => Err(error),
+    }
+}
+
+fn selected_length(found: &Found) -> u64 {
+    if found.ranges.is_empty() {
+        found.info.length
+    } else {
+        found.ranges.iter().map(|range| range.len()).sum()
     }
 }
 
@@ -309,11 +338,7 @@ fn found_response(disk: &Disk, found: &Found, body: Option<Box<(Bytes, BodyReade
         return response;
     };
     let (first, reader) = *read;
-    let length = if found.ranges.is_empty() {
-        found.info.length
-    } else {
-        found.ranges.iter().map(|range| range.len()).sum()
-    };
+    let length = selected_length(found);
     if first.len() as u64 == length {
         *response.body_mut() = full(first);
         return response;

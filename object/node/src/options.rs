@@ -4,10 +4,11 @@ use crate::container_sync;
 use crate::expirer::{EXPIRY_DELAY, EXPIRY_INTERVAL};
 use core::time::Duration;
 use onggi_common_units::ByteCount;
-use onggi_object_client::Timeouts;
+use onggi_object_client::{LocalNodes, Timeouts};
 use onggi_object_ring::HashSecrets;
 use onggi_object_wire::{ClusterKeys, DeviceName};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// How a node runs.
 #[derive(Debug, Clone)]
@@ -28,6 +29,8 @@ pub struct Options {
     pub reserve: Option<ByteCount>,
     /// How long calls to other nodes may take.
     pub timeouts: Timeouts,
+    /// The nodes of this process, which it joins.
+    pub local: Arc<LocalNodes>,
     /// The pause between passes of the replicator.
     pub replication_interval: Duration,
     /// The pause between passes of the updater.
@@ -73,6 +76,7 @@ impl Options {
             hash,
             reserve: None,
             timeouts: Timeouts::default(),
+            local: Arc::default(),
             replication_interval: REPLICATION_INTERVAL,
             update_interval: UPDATE_INTERVAL,
             container_sync: None,

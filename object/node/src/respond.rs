@@ -6,6 +6,17 @@ use onggi_common_service::http::{Response, empty, full};
 use onggi_object_wire::head;
 use serde::Serialize;
 
+/// Marks an answer whose body is longer than the asker can take.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct TooLong;
+
+/// The answer to who cannot take as long a body.
+pub(crate) fn too_long() -> Response {
+    let mut response = status(StatusCode::PAYLOAD_TOO_LARGE);
+    response.extensions_mut().insert(TooLong);
+    response
+}
+
 /// An answer without anything.
 pub(crate) fn status(status: StatusCode) -> Response {
     let mut response = Response::new(empty());

@@ -9,7 +9,7 @@ use onggi_common_host::{Clock, Entropy, SystemClock, SystemEntropy};
 use onggi_common_service::Drain;
 use onggi_common_service::http::{self, Limits};
 use onggi_common_units::UtcTime;
-use onggi_object_client::{HttpClient, Nodes};
+use onggi_object_client::{NodeClient, Nodes, Transport};
 use onggi_object_device::OpenError;
 use onggi_object_wire::DeviceName;
 use std::sync::Arc;
@@ -62,7 +62,10 @@ pub async fn run(options: Options, drain: Drain) -> Result<(), RunError> {
 /// When none of its devices can be used.
 pub async fn serve(listener: TcpListener, options: Options, drain: Drain) -> Result<(), RunError> {
     let (node, daemons) = start(&options, &drain).await?;
+    let this: Arc<dyn NodeClient> = Arc::<Node>::clone(&node);
+    options.local.add(&options.address, this);
     http::serve(listener, node, Limits::default(), drain.clone()).await;
+    options.local.remove(&options.address);
     for daemon in daemons {
         if let Err(error) = daemon.await {
             tracing::error!(%error, "a daemon of the node panicked");
@@ -81,11 +84,12 @@ pub(crate) async fn start(
     let disks = open(options.clone(), clock.now()).await?;
     let rings = Arc::new(Rings::new(options.rings_dir.clone()));
     let client: &dyn Entropy = &entropy;
-    let client = HttpClient::new(
+    let client = Transport::new(
         options.keys.clone(),
         Arc::clone(&clock),
         client,
         options.timeouts,
+        Arc::clone(&options.local),
     );
     let nodes = Nodes::new(Arc::new(client), options.timeouts);
     let node = Arc::new(Node::new(options, disks, Arc::clone(&rings), nodes, clock));

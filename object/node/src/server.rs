@@ -5,16 +5,19 @@ use crate::options::Options;
 use crate::respond::{self, Early};
 use crate::rings::Rings;
 use crate::upload::Received;
+use bytes::Bytes;
 use http::{Method, StatusCode};
 use onggi_common_host::Clock;
-use onggi_common_service::http::{Handler, Peer, Request, Response};
-use onggi_common_units::{Timestamp, UtcTime};
+use onggi_common_service::Drain;
+use onggi_common_service::http::{Handler, Limits, Peer, Request, Response};
+use onggi_common_units::Timestamp;
 use onggi_object_client::{Limiter, Nodes};
 use onggi_object_ring::HashSecrets;
 use onggi_object_wire::auth::{Pending, SignedHead};
-use onggi_object_wire::{Refusal, Resource, Target, Verifier, head};
+use onggi_object_wire::{Refusal, Resource, Target, Verifier, head, link};
 use serde::de::DeserializeOwned;
 use std::sync::{Arc, Mutex, PoisonError};
+use tokio::net::TcpStream;
 
 /// How far ahead of this node's clock a write may be stamped.
 pub const AHEAD_MAX: core::time::Duration = core::time::Duration::from_secs(60);
@@ -74,7 +77,17 @@ impl Node {
         at.to_utc() > self.clock.now().saturating_add(AHEAD_MAX)
     }
 
-    fn verify(&self, request: &Request, now: UtcTime) -> Result<Pending, Refusal> {
+    /// Judges the authorization of a request of any kind.
+    pub(crate) fn judge(
+        &self,
+        authorization: Option<&str>,
+        signed: &SignedHead<'_>,
+    ) -> Result<Pending, Refusal> {
+        let mut verifier = self.verifier.lock().unwrap_or_else(PoisonError::into_inner);
+        verifier.verify(authorization, signed, self.clock.now())
+    }
+
+    fn verify(&self, request: &Request) -> Result<Pending, Refusal> {
         let headers = request.headers();
         let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
         let length = if headers.contains_key(http::header::TRANSFER_ENCODING) {
@@ -98,8 +111,7 @@ impl Node {
                 .map_or(&[], |value| value.as_bytes()),
             length,
         };
-        let mut verifier = self.verifier.lock().unwrap_or_else(PoisonError::into_inner);
-        verifier.verify(text(head::AUTHORIZATION), &signed, now)
+        self.judge(text(head::AUTHORIZATION), &signed)
     }
 }
 
@@ -108,14 +120,15 @@ pub(crate) struct Call<'a> {
     pub(crate) node: &'a Node,
     pub(crate) disk: Disk,
     pub(crate) body: Received,
-    head: Option<http::HeaderValue>,
+    /// The longest body that can be answered, if there is such.
+    pub(crate) answer_max: Option<u64>,
+    head: Option<Bytes>,
 }
 
 impl Call<'_> {
     /// The head as its type.
     pub(crate) fn head<T: DeserializeOwned>(&self) -> Result<T, Early> {
-        let value = self.head.as_ref().map(http::HeaderValue::as_bytes);
-        head::decode(value).map_err(|error| Early::new(respond::bad_request(&error)))
+        head::decode(self.head.as_deref()).map_err(|error| Early::new(respond::bad_request(&error)))
     }
 }
 
@@ -132,7 +145,7 @@ fn refuse(request: &Request, refusal: Refusal) -> Response {
 
 impl Handler for Node {
     async fn handle(&self, request: Request) -> Response {
-        let pending = match self.verify(&request, self.clock.now()) {
+        let pending = match self.verify(&request) {
             Ok(pending) => pending,
             Err(refusal) => return refuse(&request, refusal),
         };
@@ -140,19 +153,54 @@ impl Handler for Node {
             Ok(target) => target,
             Err(error) => return respond::bad_request(&error),
         };
-        let Some(disk) = self.disks.get(&target.device).cloned() else {
+        let (mut parts, body) = request.into_parts();
+        let head = parts.headers.remove(head::HEAD);
+        let head = head.map(|value| Bytes::copy_from_slice(value.as_bytes()));
+        let asked = Asked {
+            method: parts.method,
+            device: target.device.as_str(),
+            resource: target.resource,
+            head,
+            body: Received::signed(body, pending),
+            answer_max: None,
+        };
+        self.take(asked).await
+    }
+
+    fn preface(&self) -> Option<&'static [u8]> {
+        Some(link::PREFACE)
+    }
+
+    async fn take_stream(self: Arc<Self>, stream: TcpStream, limits: Limits, drain: Drain) {
+        self.serve_link(stream, limits.header_time_max, drain).await;
+    }
+}
+
+/// A request, however it came.
+pub(crate) struct Asked<'a> {
+    pub(crate) method: Method,
+    pub(crate) device: &'a str,
+    pub(crate) resource: Resource,
+    pub(crate) head: Option<Bytes>,
+    pub(crate) body: Received,
+    /// The longest body that can be answered, if there is such.
+    pub(crate) answer_max: Option<u64>,
+}
+
+impl Node {
+    /// Carries out a request of somebody who has shown to be of the cluster.
+    pub(crate) async fn take(&self, asked: Asked<'_>) -> Response {
+        let Some(disk) = self.disks.get(asked.device).cloned() else {
             return respond::status(StatusCode::INSUFFICIENT_STORAGE);
         };
-        let (parts, body) = request.into_parts();
-        let mut headers = parts.headers;
-        let head = headers.remove(head::HEAD);
         let call = Call {
             node: self,
             disk,
-            body: Received::new(body, pending),
-            head,
+            body: asked.body,
+            head: asked.head,
+            answer_max: asked.answer_max,
         };
-        call.dispatch(&parts.method, target.resource).await
+        call.dispatch(&asked.method, asked.resource).await
     }
 }
 

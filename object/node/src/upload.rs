@@ -6,31 +6,44 @@ use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 use http_body_util::BodyExt as _;
 use onggi_common_service::http::{Body, Response, collect};
+use onggi_object_client::Piece;
 use onggi_object_device::{Finished, ObjectKey, Upload};
 use onggi_object_wire::auth::Pending;
 use onggi_object_wire::head;
 use onggi_object_wire::object::{BUFFERED_BYTES_MAX, Tail};
+use tokio::sync::mpsc;
 
 /// Bytes gathered before they go to the device: one hop between threads for many frames.
 const GATHER_BYTES: usize = 512 << 10;
 
-/// A body that is still to come, and what proves it.
-pub(crate) struct Received {
-    body: Body,
-    pending: Pending,
+/// A body that is still to come, or came, and what proves it.
+pub(crate) enum Received {
+    /// Over HTTP, proven by its request's signature.
+    Signed { body: Body, pending: Pending },
+    /// Whole, over a link, whose frames are sealed, or from this process.
+    Whole(Bytes),
+    /// In pieces from this process.
+    Pieces(mpsc::Receiver<Piece>),
 }
 
 impl Received {
-    pub(crate) const fn new(body: Body, pending: Pending) -> Self {
-        Self { body, pending }
+    pub(crate) const fn signed(body: Body, pending: Pending) -> Self {
+        Self::Signed { body, pending }
     }
 
     /// The whole body, proven.
     pub(crate) async fn whole(self, bytes_max: usize) -> Result<Bytes, Response> {
-        let bytes = collect(self.body, bytes_max).await;
-        let bytes = bytes.map_err(|error| respond::bad_request(&error))?;
-        prove(self.pending.verify_body(&bytes))?;
-        Ok(bytes)
+        match self {
+            Self::Signed { body, pending } => {
+                let bytes = collect(body, bytes_max).await;
+                let bytes = bytes.map_err(|error| respond::bad_request(&error))?;
+                prove(pending.verify_body(&bytes))?;
+                Ok(bytes)
+            }
+            Self::Whole(bytes) if bytes.len() <= bytes_max => Ok(bytes),
+            Self::Whole(_) => Err(respond::bad_request(&"a body that is too long")),
+            Self::Pieces(_) => Err(respond::bad_request(&"a body in pieces")),
+        }
     }
 
     /// Nothing must come, and that is proven too.
@@ -39,7 +52,11 @@ impl Received {
     }
 
     pub(crate) fn is_streamed(&self) -> bool {
-        self.pending.has_tail()
+        match self {
+            Self::Signed { pending, .. } => pending.has_tail(),
+            Self::Whole(_) => false,
+            Self::Pieces(_) => true,
+        }
     }
 
     /// Takes an object's body onto the device: whole when its tail came in the head, streamed otherwise.
@@ -75,40 +92,88 @@ impl Received {
         let begun = disk
             .call(move |device| device.begin_upload(key, length))
             .await;
-        let mut upload = begun.map_err(|error| respond::disk_error("beginning a PUT", &error))?;
-        let mut body = self.body;
-        let mut trailers = HeaderMap::new();
-        let mut gathered: Vec<Bytes> = Vec::new();
-        let mut gathered_bytes = 0;
-        while let Some(frame) = body.frame().await {
-            let frame = frame.map_err(|error| respond::bad_request(&error))?;
-            match frame.into_data() {
-                Ok(bytes) => {
-                    gathered_bytes += bytes.len();
-                    gathered.push(bytes);
-                }
-                Err(frame) => trailers.extend(frame.into_trailers().unwrap_or_default()),
-            }
-            if gathered_bytes >= GATHER_BYTES {
-                upload = write(disk, upload, core::mem::take(&mut gathered)).await?;
-                gathered_bytes = 0;
-            }
-        }
-        let upload = write(disk, upload, gathered).await?;
-        let tail_bytes = trailers
-            .get(head::TAIL)
-            .map(|value| value.as_bytes().to_vec());
-        let tail_bytes =
-            tail_bytes.ok_or_else(|| respond::bad_request(&"a body without a tail"))?;
-        let proof = trailers
-            .get(head::TAIL_PROOF)
-            .and_then(|value| value.to_str().ok());
-        prove(
-            self.pending
-                .verify_tail(&tail_bytes, proof.unwrap_or_default()),
-        )?;
+        let upload = begun.map_err(|error| respond::disk_error("beginning a PUT", &error))?;
+        let (upload, tail_bytes) = match self {
+            Self::Signed { body, pending } => signed(disk, upload, body, pending).await?,
+            Self::Pieces(pieces) => pieces_of(disk, upload, pieces).await?,
+            Self::Whole(_) => return Err(respond::bad_request(&"a body that is no stream")),
+        };
         let tail = head::decode(Some(&tail_bytes)).map_err(|error| respond::bad_request(&error))?;
         Ok((upload.finish(), tail))
+    }
+}
+
+/// Writes a body that comes over HTTP; its tail.
+async fn signed(
+    disk: &Disk,
+    upload: Upload,
+    mut body: Body,
+    pending: Pending,
+) -> Result<(Upload, Vec<u8>), Response> {
+    let mut trailers = HeaderMap::new();
+    let mut gathering = Gathering::new(upload);
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| respond::bad_request(&error))?;
+        match frame.into_data() {
+            Ok(bytes) => gathering = gathering.add(disk, bytes).await?,
+            Err(frame) => trailers.extend(frame.into_trailers().unwrap_or_default()),
+        }
+    }
+    let upload = gathering.finish(disk).await?;
+    let tail = trailers
+        .get(head::TAIL)
+        .map(|value| value.as_bytes().to_vec());
+    let tail = tail.ok_or_else(|| respond::bad_request(&"a body without a tail"))?;
+    let proof = trailers
+        .get(head::TAIL_PROOF)
+        .and_then(|value| value.to_str().ok());
+    prove(pending.verify_tail(&tail, proof.unwrap_or_default()))?;
+    Ok((upload, tail))
+}
+
+/// Writes a body that comes from this process; its tail.
+async fn pieces_of(
+    disk: &Disk,
+    upload: Upload,
+    mut pieces: mpsc::Receiver<Piece>,
+) -> Result<(Upload, Vec<u8>), Response> {
+    let mut gathering = Gathering::new(upload);
+    while let Some(piece) = pieces.recv().await {
+        match piece {
+            Piece::Bytes(bytes) => gathering = gathering.add(disk, bytes).await?,
+            Piece::Finish(tail) => return Ok((gathering.finish(disk).await?, tail)),
+        }
+    }
+    Err(respond::bad_request(&"a body that was given up"))
+}
+
+/// Bytes on their way to a device, so many at a time that hops between threads are few.
+struct Gathering {
+    upload: Upload,
+    gathered: Vec<Bytes>,
+    bytes: usize,
+}
+
+impl Gathering {
+    const fn new(upload: Upload) -> Self {
+        Self {
+            upload,
+            gathered: Vec::new(),
+            bytes: 0,
+        }
+    }
+
+    async fn add(mut self, disk: &Disk, bytes: Bytes) -> Result<Self, Response> {
+        self.bytes += bytes.len();
+        self.gathered.push(bytes);
+        if self.bytes < GATHER_BYTES {
+            return Ok(self);
+        }
+        Ok(Self::new(write(disk, self.upload, self.gathered).await?))
+    }
+
+    async fn finish(self, disk: &Disk) -> Result<Upload, Response> {
+        write(disk, self.upload, self.gathered).await
     }
 }
 

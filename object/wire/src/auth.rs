@@ -10,6 +10,7 @@
 //! the allowed skew are refused whatever their session.
 
 use crate::head::{from_hex, to_hex};
+use crate::link::{LinkKeys, NONCE_BYTES, PROOF_BYTES};
 use core::sync::atomic::{AtomicU64, Ordering};
 use core::time::Duration;
 use hmac::{Hmac, KeyInit, Mac};
@@ -153,6 +154,18 @@ impl core::fmt::Debug for TailKey {
 }
 
 impl TailKey {
+    fn link_proof(&self, nonce: &[u8; NONCE_BYTES]) -> [u8; PROOF_BYTES] {
+        mac(&self.secret, &[b"onggi-wire-1 link\n", &self.mac, nonce])
+    }
+
+    fn link_keys(&self, nonce: &[u8; NONCE_BYTES]) -> LinkKeys {
+        let material = [self.secret.as_slice(), &self.mac, nonce].concat();
+        LinkKeys {
+            to_node: blake3::derive_key("onggi link to node 1", &material),
+            to_caller: blake3::derive_key("onggi link to caller 1", &material),
+        }
+    }
+
     fn proof(&self, tail: &[u8]) -> [u8; 32] {
         mac(&self.secret, &[b"onggi-wire-1 tail\n", &self.mac, tail])
     }
@@ -201,6 +214,16 @@ impl Signer {
 }
 
 impl Signature {
+    /// The keys of a link that this request began and a node answered with `nonce`, when its proof fits.
+    #[must_use]
+    pub fn link_keys(
+        &self,
+        nonce: &[u8; NONCE_BYTES],
+        proof: &[u8; PROOF_BYTES],
+    ) -> Option<LinkKeys> {
+        bool::from(self.tail.link_proof(nonce).ct_eq(proof)).then(|| self.tail.link_keys(nonce))
+    }
+
     /// The proof of the tail that ends this request's streamed body.
     #[must_use]
     pub fn prove_tail(&self, tail: &[u8]) -> String {
@@ -482,6 +505,12 @@ pub struct SignedHead<'a> {
 }
 
 impl Pending {
+    /// The proof and the keys of a link that this request begins, with random bytes of this node.
+    #[must_use]
+    pub fn link_keys(&self, nonce: &[u8; NONCE_BYTES]) -> ([u8; PROOF_BYTES], LinkKeys) {
+        (self.tail.link_proof(nonce), self.tail.link_keys(nonce))
+    }
+
     /// Whether the body ends with a tail.
     #[must_use]
     pub fn has_tail(&self) -> bool {

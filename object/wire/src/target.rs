@@ -56,6 +56,23 @@ const RESOURCES: [(Resource, &str); 13] = [
 ];
 
 impl Resource {
+    /// Its number in frames ([`crate::link`]): its place in this contract.
+    #[must_use]
+    pub fn number(self) -> u8 {
+        let place = RESOURCES.iter().position(|(resource, _)| *resource == self);
+        place
+            .and_then(|place| u8::try_from(place).ok())
+            .unwrap_or(u8::MAX)
+    }
+
+    /// The resource of a number, if there is one.
+    #[must_use]
+    pub fn from_number(number: u8) -> Option<Self> {
+        RESOURCES
+            .get(usize::from(number))
+            .map(|(resource, _)| *resource)
+    }
+
     /// Its part of the path.
     #[must_use]
     pub fn path(self) -> &'static str {
@@ -114,6 +131,12 @@ impl FromStr for DeviceName {
     type Err = TargetError;
     fn from_str(text: &str) -> Result<Self, TargetError> {
         Self::try_from(text.to_owned())
+    }
+}
+
+impl core::borrow::Borrow<str> for DeviceName {
+    fn borrow(&self) -> &str {
+        &self.0
     }
 }
 
@@ -199,6 +222,7 @@ mod tests {
                 resource,
             };
             assert_eq!(target.to_string().parse(), Ok(target));
+            assert_eq!(Resource::from_number(resource.number()), Some(resource));
         }
     }
 

@@ -14,6 +14,7 @@ use anyhow::{Context as _, Result};
 use onggi_common_host::{Clock as _, SystemClock};
 use onggi_common_service::http::{self, Handler, Limits, WithHealthcheck};
 use onggi_common_service::{Config, Drain, drain};
+use onggi_object_client::LocalNodes;
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -56,6 +57,8 @@ pub(crate) async fn all(config: &Config, folder: &StateFolder, drain: &Drain) ->
         supervisor: std::process::id(),
         pids,
     })?;
+    // The proxy and the nodes find each other here and need no connection.
+    let local = Arc::new(LocalNodes::default());
     let mut roles = JoinSet::new();
     let parts = |config: &Config, drain: &Drain| (config.clone(), drain.clone());
     if config.block.is_some() {
@@ -66,11 +69,12 @@ pub(crate) async fn all(config: &Config, folder: &StateFolder, drain: &Drain) ->
     roles.spawn(async move { control(&config_copy, &drain_copy).await });
     for node_config in config.object.iter().flat_map(|object| &object.nodes) {
         let ((config, drain), address) = (parts(config, drain), node_config.address);
-        roles.spawn(async move { node(&config, address, &drain).await });
+        let local = Arc::clone(&local);
+        roles.spawn(async move { node(&config, address, local, &drain).await });
     }
     if config.object.is_some() {
         let (config, drain) = parts(config, drain);
-        roles.spawn(async move { proxy(&config, &drain).await });
+        roles.spawn(async move { proxy(&config, local, &drain).await });
     }
     let mut outcome = Ok(());
     while let Some(ended) = roles.join_next().await {

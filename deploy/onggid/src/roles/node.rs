@@ -5,14 +5,21 @@ use anyhow::{Context as _, Result};
 use core::time::Duration;
 use onggi_common_host::durable;
 use onggi_common_service::{Config, Drain};
+use onggi_object_client::LocalNodes;
 use onggi_object_node::{Options, container_sync};
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 /// Runs the node at `address` until the drain begins.
 ///
 /// # Errors
 /// When the configuration does not name it, it cannot listen, or a device cannot be opened.
-pub(crate) async fn node(config: &Config, address: SocketAddr, drain: &Drain) -> Result<()> {
+pub(crate) async fn node(
+    config: &Config,
+    address: SocketAddr,
+    local: Arc<LocalNodes>,
+    drain: &Drain,
+) -> Result<()> {
     let object = config
         .object
         .as_ref()
@@ -41,6 +48,7 @@ pub(crate) async fn node(config: &Config, address: SocketAddr, drain: &Drain) ->
         secrets::cluster_keys(&ring)?,
         secrets::hash_secrets(&ring),
     );
+    options.local = local;
     let mut watcher = None;
     if let Some(sync) = &object.container_sync {
         let (realms, task) = realms::watch(sync.realms.clone(), drain.clone());

@@ -7,7 +7,7 @@ use onggi_common_identity::Verifier;
 use onggi_common_identity::feed::RevocationFeed;
 use onggi_common_service::config::Object;
 use onggi_common_service::{Config, Drain};
-use onggi_object_client::{HttpClient, Nodes, Timeouts};
+use onggi_object_client::{LocalNodes, Nodes, Timeouts, Transport};
 use onggi_object_model::{Policy, PolicyIndex};
 use onggi_object_proxy::{Options, Parts, Proxy, SyncOptions};
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use std::sync::Arc;
 ///
 /// # Errors
 /// When it cannot listen, or the rings or keys cannot be read.
-pub(crate) async fn proxy(config: &Config, drain: &Drain) -> Result<()> {
+pub(crate) async fn proxy(config: &Config, local: Arc<LocalNodes>, drain: &Drain) -> Result<()> {
     let object = config
         .object
         .as_ref()
@@ -35,15 +35,17 @@ pub(crate) async fn proxy(config: &Config, drain: &Drain) -> Result<()> {
         Arc::clone(&entropy),
     )?;
     let feed = tokio::spawn(feed.run(drain.clone()));
-    let timeouts = Timeouts::default();
-    let client = HttpClient::new(
-        secrets::cluster_keys(&ring)?,
-        Arc::clone(&clock),
-        &*entropy,
-        timeouts,
-    );
     let parts = Parts {
-        nodes: Nodes::new(Arc::new(client), timeouts),
+        nodes: Nodes::new(
+            Arc::new(Transport::new(
+                secrets::cluster_keys(&ring)?,
+                Arc::clone(&clock),
+                &*entropy,
+                Timeouts::default(),
+                local,
+            )),
+            Timeouts::default(),
+        ),
         verifier,
         secrets: secrets::hash_secrets(&ring),
         clock,
