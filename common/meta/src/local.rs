@@ -87,6 +87,18 @@ pub type Visitor<'a> = dyn FnMut(&[u8], &[u8]) -> ControlFlow<()> + 'a;
 
 /// What can be read: a store as it is now, or a snapshot of it.
 pub trait Read {
+    /// The value of one row if no disk is needed to know it; `None` when one is. It does not block.
+    ///
+    /// # Errors
+    /// When the table is unknown or the store cannot answer.
+    fn get_cached(
+        &self,
+        _table: TableName,
+        _key: &[u8],
+    ) -> Result<Option<Option<Vec<u8>>>, StoreError> {
+        Ok(None)
+    }
+
     /// The value of one row.
     ///
     /// # Errors

@@ -178,17 +178,24 @@ fn dispatch(command: Command) -> Result<ExitCode> {
             common,
             single_process,
         } => run(&common, single_process),
-        Command::Control(process) => one_process(&process, |config, drain| async move {
-            roles::control(&config, &drain).await
-        }),
-        Command::Target(process) => one_process(&process, |config, drain| async move {
-            roles::target(&config, &drain).await
-        }),
-        Command::Proxy(process) => one_process(&process, |config, drain| async move {
-            roles::proxy(&config, Arc::default(), &drain).await
-        }),
+        Command::Control(process) => one_process(
+            &process,
+            |_| processors(),
+            |config, drain| async move { roles::control(&config, &drain).await },
+        ),
+        Command::Target(process) => one_process(
+            &process,
+            |_| processors(),
+            |config, drain| async move { roles::target(&config, &drain).await },
+        ),
+        Command::Proxy(process) => one_process(
+            &process,
+            |_| processors(),
+            |config, drain| async move { roles::proxy(&config, Arc::default(), &drain).await },
+        ),
         Command::Node { process, address } => {
-            one_process(&process, move |config, drain| async move {
+            let threads = move |config: &Config| node_threads(config, address);
+            one_process(&process, threads, move |config, drain| async move {
                 roles::node(&config, address, Arc::default(), &drain).await
             })
         }
@@ -262,8 +269,24 @@ fn run(common: &Common, single_process: bool) -> Result<ExitCode> {
     })
 }
 
+/// The threads a node's requests are carried on by, as far as they need no disk: one for two devices, as many as there
+/// are processors at most. More would wake each other for nothing.
+fn node_threads(config: &Config, address: SocketAddr) -> usize {
+    let nodes = config.object.iter().flat_map(|object| &object.nodes);
+    let devices: usize = nodes
+        .filter(|node| node.address == address)
+        .map(|node| node.devices.len())
+        .sum();
+    devices.div_ceil(2).clamp(1, processors())
+}
+
+fn processors() -> usize {
+    std::thread::available_parallelism().map_or(1, core::num::NonZero::get)
+}
+
 fn one_process<F: Future<Output = Result<()>>>(
     process: &Process,
+    threads: impl FnOnce(&Config) -> usize,
     role: impl FnOnce(Config, Drain) -> F,
 ) -> Result<ExitCode> {
     if process.supervised {
@@ -274,6 +297,7 @@ fn one_process<F: Future<Output = Result<()>>>(
     StateFolder::open(&config.state)?;
     roles::prepare(&config)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(threads(&config))
         .enable_all()
         .build()?;
     runtime.block_on(async {

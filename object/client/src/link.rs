@@ -5,7 +5,7 @@
 //! not used for further calls, so that a new connection is tried as soon as the network or the node is back.
 
 use crate::call::{Answer, BodyError, Call, CallBody, CallError};
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf as _, Bytes, BytesMut};
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use core::time::Duration;
 use http::StatusCode;
@@ -369,7 +369,9 @@ impl Link {
     async fn receive(&self, reader: &mut OwnedReadHalf, mut opener: Opener) -> io::Result<()> {
         let mut came = BytesMut::new();
         loop {
-            came.reserve(READ_BYTES);
+            if came.capacity() - came.len() < READ_BYTES / 2 {
+                came.reserve(READ_BYTES);
+            }
             if reader.read_buf(&mut came).await? == 0 {
                 return Ok(());
             }
@@ -384,7 +386,9 @@ impl Link {
 
     fn deliver(&self, came: &mut BytesMut, opener: &mut Opener) -> Result<(), link::LinkError> {
         while let Some(end) = opener.next(came)? {
-            let frame = came.split_to(end).freeze();
+            // Copied, so that the buffer stays the connection's own and is used again.
+            let frame = Bytes::copy_from_slice(came.get(..end).unwrap_or_default());
+            came.advance(end);
             let answer = link::Answer::parse(&frame)?;
             let waiting = lock(&self.waiting)
                 .as_mut()

@@ -174,6 +174,20 @@ impl Device {
         Ok(bytes.map(|bytes| table::decode(&bytes)).transpose()?)
     }
 
+    /// The same if no disk is needed to know it; `None` when one is. It does not block.
+    ///
+    /// # Errors
+    /// When the store cannot answer, or the row is damaged.
+    pub fn get_object_cached(
+        &self,
+        key: &ObjectKey,
+    ) -> Result<Option<Option<StoredObject>>, DeviceError> {
+        let Some(bytes) = self.reader().get_cached(OBJECT, &key.bytes())? else {
+            return Ok(None);
+        };
+        Ok(Some(bytes.map(|bytes| table::decode(&bytes)).transpose()?))
+    }
+
     /// Begins to take a body.
     ///
     /// # Errors

@@ -47,8 +47,8 @@ pub const ALL: [TableName; 11] = [
 
 /// Bodies from this size on go to RocksDB's blob files.
 const BLOBS_FROM: ByteCount = ByteCount::from_kib(2);
-/// Memory of one device's block cache.
-const CACHE: ByteCount = ByteCount::from_mib(16);
+/// Memory of one device's cache of blocks and small bodies.
+const CACHE: ByteCount = ByteCount::from_mib(32);
 /// Memory of one device's recent writes.
 const WRITE_BUFFERS: ByteCount = ByteCount::from_mib(32);
 

@@ -6,7 +6,7 @@
 use crate::respond::TooLong;
 use crate::server::{Asked, Node};
 use crate::upload::Received;
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf as _, Bytes, BytesMut};
 use core::time::Duration;
 use http::{HeaderValue, Method};
 use http_body_util::BodyExt as _;
@@ -157,12 +157,16 @@ impl Node {
     ) -> io::Result<()> {
         let mut came = BytesMut::new();
         loop {
-            came.reserve(READ_BYTES);
+            if came.capacity() - came.len() < READ_BYTES / 2 {
+                came.reserve(READ_BYTES);
+            }
             if reader.read_buf(&mut came).await? == 0 {
                 return Ok(());
             }
             while let Some(end) = opener.next(&came).map_err(io::Error::other)? {
-                let frame = came.split_to(end).freeze();
+                // Copied, so that the buffer stays the connection's own and is used again.
+                let frame = Bytes::copy_from_slice(came.get(..end).unwrap_or_default());
+                came.advance(end);
                 let place = Arc::clone(&answers.places).acquire_owned().await;
                 let place = place.map_err(io::Error::other)?;
                 let (node, answers) = (Arc::clone(self), Arc::clone(answers));

@@ -15,8 +15,8 @@ use onggi_object_client::limiter::SILENT_AFTER;
 use onggi_object_client::{CallError, Limiter, Nodes};
 use onggi_object_device::object::post_row;
 use onggi_object_device::{
-    BodyReader, Change, Commit, Committed, DeviceError, Guard, Merge, Merged, NewRow, ObjectKey,
-    PendingObject, Reserved, StoredObject,
+    BodyReader, Change, Commit, Committed, Device, DeviceError, Guard, Merge, Merged, NewRow,
+    ObjectKey, PendingObject, Reserved, StoredObject,
 };
 use onggi_object_model::range::{RangeHeader, Selection};
 use onggi_object_model::{ByteRange, ObjectPath, ObjectRecord, PolicyIndex};
@@ -222,10 +222,15 @@ impl Call<'_> {
             body: with_body,
             length_max: self.answer_max,
         };
-        let read = self
-            .disk
-            .call(move |device| read(device, &key, &get, wants))
-            .await;
+        // Most of what is read often is in memory: that needs no thread that may block.
+        let known = read_cached(disk.device(), &key, &get, wants);
+        let read = match known.map_err(DiskError::from).transpose() {
+            Some(read) => read,
+            None => {
+                let blocking = move |device: &Device| read(device, &key, &get, wants);
+                disk.call(blocking).await
+            }
+        };
         let read = read.map_err(|error| respond::disk_error("reading an object", &error))?;
         Ok(match read {
             Read::Missing(missing) => respond::with_head(StatusCode::NOT_FOUND, &missing),
@@ -262,41 +267,82 @@ enum Read {
     },
 }
 
-/// Reads the row and, so that damage at the beginning is an answer and no broken one, the first verified bytes.
-fn read(
-    device: &onggi_object_device::Device,
-    key: &ObjectKey,
-    get: &Get,
-    wants: Wants,
-) -> Result<Read, DeviceError> {
-    let Some(stored) = device.get_object(key)? else {
-        return Ok(Read::Missing(Missing { tombstone: None }));
+/// A row that is found and asked for bytes, or the whole answer.
+enum Seen {
+    Answered(Read),
+    Bytes(Box<Found>),
+}
+
+/// What a row says without its bytes.
+fn see(stored: Option<&StoredObject>, get: &Get, wants: Wants) -> Seen {
+    let Some(stored) = stored else {
+        return Seen::Answered(Read::Missing(Missing { tombstone: None }));
     };
-    let Some(mut found) = found(&stored) else {
+    let Some(mut found) = found(stored) else {
         let tombstone = Some(stored.row.data_timestamp);
-        return Ok(Read::Missing(Missing { tombstone }));
+        return Seen::Answered(Read::Missing(Missing { tombstone }));
     };
     if get
         .version
         .is_some_and(|version| version != stored.row.data_timestamp)
     {
-        return Ok(Read::OtherVersion);
+        return Seen::Answered(Read::OtherVersion);
     }
     match select(get.range.as_ref(), found.info.length) {
         Selected::Whole => {}
         Selected::Ranges(ranges) => found.ranges = ranges,
-        Selected::Unsatisfiable => return Ok(Read::Unsatisfiable(Box::new(found))),
+        Selected::Unsatisfiable => {
+            return Seen::Answered(Read::Unsatisfiable(Box::new(found)));
+        }
     }
     let found = Box::new(found);
     if !wants.body {
-        return Ok(Read::Found { found, body: None });
+        return Seen::Answered(Read::Found { found, body: None });
     }
     if wants
         .length_max
         .is_some_and(|most| selected_length(&found) > most)
     {
-        return Ok(Read::TooLong);
+        return Seen::Answered(Read::TooLong);
     }
+    Seen::Bytes(found)
+}
+
+/// Reads what is in memory; `None` when a disk is needed, or something is wrong.
+fn read_cached(
+    device: &Device,
+    key: &ObjectKey,
+    get: &Get,
+    wants: Wants,
+) -> Result<Option<Read>, DeviceError> {
+    let Some(stored) = device.get_object_cached(key)? else {
+        return Ok(None);
+    };
+    let found = match see(stored.as_ref(), get, wants) {
+        Seen::Answered(read) => return Ok(Some(read)),
+        Seen::Bytes(found) => found,
+    };
+    let Some(stored) = stored else {
+        return Ok(None);
+    };
+    let Some(mut reader) = device.open_body_cached(key, &stored, &found.ranges)? else {
+        return Ok(None);
+    };
+    let first = reader.next(device)?.unwrap_or_default();
+    let body = Some(Box::new((first, reader)));
+    Ok(Some(Read::Found { found, body }))
+}
+
+/// Reads the row and, so that damage at the beginning is an answer and no broken one, the first verified bytes.
+fn read(device: &Device, key: &ObjectKey, get: &Get, wants: Wants) -> Result<Read, DeviceError> {
+    let stored = device.get_object(key)?;
+    let found = match see(stored.as_ref(), get, wants) {
+        Seen::Answered(read) => return Ok(read),
+        Seen::Bytes(found) => found,
+    };
+    let Some(stored) = stored else {
+        return Ok(Read::Missing(Missing { tombstone: None }));
+    };
     let opened = device
         .open_body(key, &stored, &found.ranges)
         .and_then(|mut reader| {

@@ -1,8 +1,8 @@
 //! Runs the quorum machines against nodes: sends what they name, tells them what came back.
 
+use crate::calls::Calls;
+pub(crate) use crate::calls::{CallFuture, boxed};
 use crate::cluster::{Cluster, Member, Replicas};
-use core::future::Future;
-use core::pin::Pin;
 use core::time::Duration;
 use onggi_object_client::CallError;
 use onggi_object_client::limiter::SILENT_AFTER;
@@ -11,7 +11,6 @@ use onggi_object_ring::DeviceId;
 use onggi_object_wire::Place;
 use std::collections::HashMap;
 use std::sync::Arc;
-use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 /// How long a read waits for an answer before another device is asked as well.
@@ -34,18 +33,6 @@ pub(crate) struct Asked<T> {
     pub(crate) machine: Get,
 }
 
-/// One call to a node.
-pub(crate) type CallFuture<T> = Pin<Box<dyn Future<Output = Result<T, CallError>> + Send>>;
-
-/// A call as the drivers take it.
-pub(crate) fn boxed<T>(
-    call: impl Future<Output = Result<T, CallError>> + Send + 'static,
-) -> CallFuture<T> {
-    Box::pin(call)
-}
-
-pub(crate) type Call<T> = (Member, Result<T, CallError>);
-
 /// A write under way.
 struct Writing<'a, T, F> {
     cluster: &'a Cluster,
@@ -54,7 +41,7 @@ struct Writing<'a, T, F> {
     /// What each device has to tell others, for the handoff that may take its place.
     told: HashMap<DeviceId, Vec<Place>>,
     machine: Put,
-    tasks: JoinSet<Call<T>>,
+    calls: Calls<T>,
     /// Who has not answered, and since when it was asked.
     waiting: Vec<(Member, Duration)>,
     send: F,
@@ -71,7 +58,7 @@ where
         let call = (self.send)(member.place.clone(), told.clone());
         self.told.insert(member.id, told);
         self.waiting.push((member.clone(), now));
-        self.tasks.spawn(async move { (member, call.await) });
+        self.calls.add(member, call);
     }
 
     fn next_handoff(&mut self) -> Option<Member> {
@@ -130,7 +117,7 @@ struct Reading<'a, T, F> {
     replicas: &'a Replicas,
     handoffs: Option<std::vec::IntoIter<Member>>,
     machine: Get,
-    tasks: JoinSet<Call<T>>,
+    calls: Calls<T>,
     asked: Vec<(Member, Duration)>,
     done: Vec<DeviceId>,
     answers: Vec<(Member, T)>,
@@ -147,7 +134,7 @@ where
         self.cluster.limiter.on_sent(&member.place.address, now);
         let call = (self.send)(member.place.clone(), self.asked.is_empty());
         self.asked.push((member.clone(), now));
-        self.tasks.spawn(async move { (member, call.await) });
+        self.calls.add(member, call);
     }
 
     fn ask(&mut self, id: DeviceId) {
@@ -158,8 +145,8 @@ where
 
     /// Waits for the next answer, or until waiting longer would be slow.
     async fn next(&mut self, classify: fn(&T) -> Answer) -> GetStep {
-        match tokio::time::timeout(SLOW_AFTER, self.tasks.join_next()).await {
-            Ok(Some(Ok((member, result)))) => {
+        match tokio::time::timeout(SLOW_AFTER, self.calls.next()).await {
+            Ok(Some((member, result))) => {
                 self.cluster.note(&member, &result);
                 self.done.push(member.id);
                 let said = result.as_ref().map_or(Answer::Failed, classify);
@@ -167,10 +154,6 @@ where
                 self.answers
                     .extend(result.ok().map(|answer| (member, answer)));
                 step
-            }
-            Ok(Some(Err(error))) => {
-                tracing::error!(%error, "a call to a storage node broke");
-                self.machine.on_slow()
             }
             Ok(None) => GetStep::Unavailable,
             Err(_elapsed) => {
@@ -231,22 +214,19 @@ impl Cluster {
     }
 
     /// Lets calls go on that nobody waits for any more; how they end says how their nodes are.
-    pub(crate) fn detach<T: Send + 'static>(&self, mut tasks: JoinSet<Call<T>>) {
-        if tasks.is_empty() {
+    pub(crate) fn detach<T: Send + 'static>(&self, mut calls: Calls<T>) {
+        if calls.is_empty() {
             return;
         }
         let (limiter, wall) = (Arc::clone(&self.limiter), self.clock.wall());
         tokio::spawn(async move {
-            while let Some(joined) = tasks.join_next().await {
-                match joined {
-                    Ok((member, Ok(_))) => {
-                        limiter.on_success(&member.place.address, wall.monotonic());
-                    }
-                    Ok((member, Err(error))) => {
+            while let Some((member, result)) = calls.next().await {
+                match result {
+                    Ok(_) => limiter.on_success(&member.place.address, wall.monotonic()),
+                    Err(error) => {
                         tracing::debug!(device = %member.place, %error, "a storage node fell behind");
                         limiter.on_failure(&member.place.address, wall.monotonic());
                     }
-                    Err(error) => tracing::error!(%error, "a call to a storage node broke"),
                 }
             }
         });
@@ -271,7 +251,7 @@ impl Cluster {
             handoffs: None,
             told: HashMap::new(),
             machine: Put::new(&replicas.ids(), self.consistency),
-            tasks: JoinSet::new(),
+            calls: Calls::new(),
             waiting: Vec::new(),
             send,
         };
@@ -290,23 +270,17 @@ impl Cluster {
         let mut deadline = Instant::now() + WRITE_TIME_MAX;
         while outcome.is_none() {
             let look = deadline.min(Instant::now() + SILENT_AFTER);
-            let (member, result) =
-                match tokio::time::timeout_at(look, writing.tasks.join_next()).await {
-                    Err(_elapsed) if Instant::now() < deadline => {
-                        outcome = writing.give_up_silent();
-                        continue;
-                    }
-                    Ok(Some(Ok(call))) => call,
-                    // A task that panicked says nothing more: the deadline counts it as failed.
-                    Ok(Some(Err(error))) => {
-                        tracing::error!(%error, "a call to a storage node broke");
-                        continue;
-                    }
-                    Ok(None) | Err(_) => {
-                        outcome = Some(writing.machine.on_deadline());
-                        break;
-                    }
-                };
+            let (member, result) = match tokio::time::timeout_at(look, writing.calls.next()).await {
+                Err(_elapsed) if Instant::now() < deadline => {
+                    outcome = writing.give_up_silent();
+                    continue;
+                }
+                Ok(Some(call)) => call,
+                Ok(None) | Err(_) => {
+                    outcome = Some(writing.machine.on_deadline());
+                    break;
+                }
+            };
             self.note(&member, &result);
             writing
                 .waiting
@@ -321,7 +295,7 @@ impl Cluster {
                 deadline = deadline.min(Instant::now() + VISIBLE_WITHIN);
             }
         }
-        self.detach(writing.tasks);
+        self.detach(writing.calls);
         let unavailable = Outcome::Failed(onggi_object_replica::Failure::Unavailable);
         Written {
             outcome: outcome.unwrap_or(unavailable),
@@ -345,7 +319,7 @@ impl Cluster {
             replicas,
             handoffs: None,
             machine: Get::new(&self.read_order(replicas), replicas.handoffs_max()),
-            tasks: JoinSet::new(),
+            calls: Calls::new(),
             asked: Vec::new(),
             done: Vec::new(),
             answers: Vec::new(),

@@ -8,6 +8,7 @@ mod access;
 mod account;
 mod assembly;
 mod cache;
+mod calls;
 mod capabilities;
 mod clock;
 mod cluster;

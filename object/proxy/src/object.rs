@@ -8,6 +8,7 @@ pub(crate) mod put;
 pub(crate) mod reading;
 mod stream;
 
+use crate::calls::{Calls, boxed};
 use crate::fault::Fault;
 use crate::proxy::{Asking, Core};
 use crate::subrequest::{Answering, Trusted};
@@ -20,7 +21,6 @@ use onggi_object_model::{ObjectPath, ObjectRecord, PolicyIndex, Resource};
 use onggi_object_replica::Reply;
 use onggi_object_wire::{Place, container};
 use std::collections::HashSet;
-use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 /// How long the proxy waits for containers that the object's nodes could not tell in time.
@@ -125,7 +125,7 @@ impl Core {
         };
         let now = self.cluster.clock.monotonic();
         let records = [record()];
-        let mut calls = JoinSet::new();
+        let mut calls = Calls::new();
         for member in replicas.well(&self.cluster.limiter, now) {
             if done.contains(&member.place) {
                 continue;
@@ -133,17 +133,12 @@ impl Core {
             let (nodes, head, records) =
                 (self.cluster.nodes.clone(), head.clone(), records.clone());
             self.cluster.limiter.on_sent(&member.place.address, now);
-            calls.spawn(async move {
-                let told = nodes
-                    .post_object_records(&member.place, &head, &records)
-                    .await;
-                (member, told)
-            });
+            let place = member.place.clone();
+            let tell = async move { nodes.post_object_records(&place, &head, &records).await };
+            calls.add(member, boxed(tell));
         }
         let deadline = Instant::now() + LISTED_WITHIN;
-        while let Ok(Some(Ok((member, told)))) =
-            tokio::time::timeout_at(deadline, calls.join_next()).await
-        {
+        while let Ok(Some((member, told))) = tokio::time::timeout_at(deadline, calls.next()).await {
             self.cluster.note(&member, &told);
             count += usize::from(matches!(told, Ok(true)));
             if count >= needed {

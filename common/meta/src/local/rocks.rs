@@ -19,7 +19,7 @@ use onggi_common_host::durable;
 use onggi_common_units::ByteCount;
 use rocksdb::{
     BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType,
-    DBRawIterator, DBRecoveryMode, ReadOptions, WriteBatch, WriteOptions,
+    DBRawIterator, DBRecoveryMode, ErrorKind, ReadOptions, ReadTier, WriteBatch, WriteOptions,
 };
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -299,6 +299,8 @@ fn table_options(cache: &Cache, blobs_from: Option<ByteCount>) -> rocksdb::Optio
         table.set_min_blob_size(size.bytes());
         // Blob files go as a whole: smaller ones give back the space of deleted values sooner.
         table.set_blob_file_size(64 << 20);
+        // The same budget as for blocks.
+        table.set_blob_cache(cache);
         table.set_enable_blob_gc(true);
     }
     table
@@ -314,6 +316,21 @@ fn read_options(range: &KeyRange) -> ReadOptions {
 }
 
 impl Read for RocksStore {
+    fn get_cached(
+        &self,
+        table: TableName,
+        key: &[u8],
+    ) -> Result<Option<Option<Vec<u8>>>, StoreError> {
+        let family = self.table(table)?;
+        let mut options = ReadOptions::default();
+        options.set_read_tier(ReadTier::BlockCache);
+        match self.db.get_cf_opt(family, key, &options) {
+            Ok(value) => Ok(Some(value)),
+            Err(error) if error.kind() == ErrorKind::Incomplete => Ok(None),
+            Err(error) => Err(self.failed("reading", error)),
+        }
+    }
+
     fn get(&self, table: TableName, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
         let family = self.table(table)?;
         self.db

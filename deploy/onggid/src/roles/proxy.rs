@@ -10,6 +10,7 @@ use onggi_common_service::{Config, Drain};
 use onggi_object_client::{LocalNodes, Nodes, Timeouts, Transport};
 use onggi_object_model::{Policy, PolicyIndex};
 use onggi_object_proxy::{Options, Parts, Proxy, SyncOptions};
+use onggi_object_wire::ClusterKeys;
 use std::sync::Arc;
 
 /// Runs the proxy until the drain begins.
@@ -36,16 +37,7 @@ pub(crate) async fn proxy(config: &Config, local: Arc<LocalNodes>, drain: &Drain
     )?;
     let feed = tokio::spawn(feed.run(drain.clone()));
     let parts = Parts {
-        nodes: Nodes::new(
-            Arc::new(Transport::new(
-                secrets::cluster_keys(&ring)?,
-                Arc::clone(&clock),
-                &*entropy,
-                Timeouts::default(),
-                local,
-            )),
-            Timeouts::default(),
-        ),
+        nodes: nodes(secrets::cluster_keys(&ring)?, &clock, &*entropy, local),
         verifier,
         secrets: secrets::hash_secrets(&ring),
         clock,
@@ -108,4 +100,15 @@ fn policies(object: &Object) -> Result<Vec<Policy>> {
             })
         });
     policies.collect()
+}
+
+fn nodes(
+    keys: ClusterKeys,
+    clock: &Arc<dyn Clock>,
+    entropy: &dyn Entropy,
+    local: Arc<LocalNodes>,
+) -> Nodes {
+    let timeouts = Timeouts::default();
+    let transport = Transport::new(keys, Arc::clone(clock), entropy, timeouts, local);
+    Nodes::new(Arc::new(transport), timeouts)
 }

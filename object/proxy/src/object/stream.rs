@@ -5,8 +5,8 @@
 
 use super::put::NewObject;
 use super::write_reply;
+use crate::calls::{Calls, boxed};
 use crate::cluster::{Cluster, Member};
-use crate::driver::Call;
 use crate::fault::Fault;
 use crate::proxy::Core;
 use bytes::Bytes;
@@ -17,7 +17,6 @@ use onggi_object_replica::{Outcome, Put as Machine, PutStep, Reply};
 use onggi_object_ring::DeviceId;
 use onggi_object_wire::Place;
 use onggi_object_wire::object::Tail;
-use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 /// Bytes kept to be sent again to a handoff.
@@ -227,7 +226,7 @@ impl<'a> Fan<'a> {
     /// Ends the body everywhere and waits until the write is acknowledged or lost.
     pub(super) async fn finish(self, tail: &Tail) -> (Outcome, Vec<WriteAnswer>) {
         let mut machine = Machine::new(&self.primaries, self.cluster.consistency);
-        let mut tasks: JoinSet<Call<WriteAnswer>> = JoinSet::new();
+        let mut calls = Calls::new();
         let mut gone = self.primaries.clone();
         for Writer { member, stream, .. } in self.writers {
             if self.primaries.contains(&member.id) {
@@ -236,7 +235,7 @@ impl<'a> Fan<'a> {
                 machine.on_handoff_sent(member.id);
             }
             let tail = tail.clone();
-            tasks.spawn(async move { (member, stream.finish(&tail).await) });
+            calls.add(member, boxed(async move { stream.finish(&tail).await }));
         }
         let mut outcome = None;
         for id in gone {
@@ -245,13 +244,10 @@ impl<'a> Fan<'a> {
         let mut answers = Vec::new();
         let mut deadline = Instant::now() + FINISH_MAX;
         while outcome.is_none() {
-            let Ok(Some(joined)) = tokio::time::timeout_at(deadline, tasks.join_next()).await
+            let Ok(Some((member, result))) = tokio::time::timeout_at(deadline, calls.next()).await
             else {
                 outcome = Some(machine.on_deadline());
                 break;
-            };
-            let Ok((member, result)) = joined else {
-                continue;
             };
             match &result {
                 Ok(_) => {
@@ -271,7 +267,7 @@ impl<'a> Fan<'a> {
                 deadline = deadline.min(Instant::now() + VISIBLE_WITHIN);
             }
         }
-        self.cluster.detach(tasks);
+        self.cluster.detach(calls);
         let unavailable = Outcome::Failed(onggi_object_replica::Failure::Unavailable);
         (outcome.unwrap_or(unavailable), answers)
     }
