@@ -9,7 +9,7 @@ use onggi_object_device::{Change, Committed, Device, DeviceError, DeviceOptions,
 use onggi_object_wire::DeviceName;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::{Notify, Semaphore, oneshot};
 
 /// Calls to one device at a time; more wait without a thread.
 const CALLS_MAX: usize = 64;
@@ -17,6 +17,8 @@ const CALLS_MAX: usize = 64;
 const CHANGES_MAX: usize = 1_024;
 /// Changes written together.
 const GROUP_MAX: usize = 256;
+/// How long changes nobody waits for wait for others.
+const GATHER_MAX: Duration = Duration::from_millis(200);
 /// Bytes written together: a group that has so many takes no more.
 const GROUP_BYTES_MAX: usize = 4 << 20;
 
@@ -37,11 +39,15 @@ pub(crate) struct Disk {
 struct Commits {
     waiting: Mutex<Waiting>,
     places: Semaphore,
+    /// A change has come for which somebody waits.
+    stirred: Notify,
 }
 
 #[derive(Debug, Default)]
 struct Waiting {
     changes: VecDeque<(Change, oneshot::Sender<Result<Committed, DeviceError>>)>,
+    /// How many of them are not [`Change::Told`].
+    awaited: usize,
     /// Whether somebody is writing, and will look again.
     is_led: bool,
 }
@@ -53,6 +59,7 @@ impl Default for Commits {
         Self {
             waiting: Mutex::new(Waiting::default()),
             places: Semaphore::new(CHANGES_MAX),
+            stirred: Notify::new(),
         }
     }
 }
@@ -64,9 +71,29 @@ impl Commits {
         change: Change,
         answer: oneshot::Sender<Result<Committed, DeviceError>>,
     ) -> bool {
+        let is_awaited = !matches!(change, Change::Told(_));
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         waiting.changes.push_back((change, answer));
-        !core::mem::replace(&mut waiting.is_led, true)
+        waiting.awaited += usize::from(is_awaited);
+        let begins = !core::mem::replace(&mut waiting.is_led, true);
+        let is_many = waiting.changes.len() >= GROUP_MAX;
+        drop(waiting);
+        if is_awaited || is_many {
+            self.stirred.notify_one();
+        }
+        begins
+    }
+
+    /// Whether anything else waits than pending rows that are to go. With nothing waiting there is nothing to gather for.
+    fn is_awaited(&self) -> bool {
+        let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        waiting.changes.is_empty() || waiting.awaited > 0
+    }
+
+    /// Waits a moment for changes that are waited for.
+    async fn gather(&self) {
+        // Either way the work begins.
+        drop(tokio::time::timeout(GATHER_MAX, self.stirred.notified()).await);
     }
 
     /// The next group; without one the work is over.
@@ -79,6 +106,7 @@ impl Commits {
                 break;
             };
             bytes = bytes.saturating_add(change.bytes());
+            waiting.awaited -= usize::from(!matches!(change, Change::Told(_)));
             group.0.push(change);
             group.1.push(answer);
         }
@@ -135,7 +163,14 @@ impl Disk {
     }
 
     async fn commit_waiting(self) {
-        while let Some((changes, answers)) = self.commits.take() {
+        loop {
+            if !self.commits.is_awaited() {
+                // Nobody waits for pending rows to go: they go along with what comes next, and make no group of their own.
+                self.commits.gather().await;
+            }
+            let Some((changes, answers)) = self.commits.take() else {
+                return;
+            };
             let committed = self.call(move |device| Ok(device.commit(changes))).await;
             match committed {
                 Ok(outcomes) => {

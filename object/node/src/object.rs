@@ -570,8 +570,8 @@ async fn tell_containers(
         path: container.clone(),
         policy: key.policy,
     };
-    let mut told = tokio::task::JoinSet::new();
     let count = listing.len();
+    let mut tellers = Vec::with_capacity(count);
     for place in listing {
         let now = node.clock.monotonic();
         // It will be told later, from the pending row.
@@ -579,26 +579,14 @@ async fn tell_containers(
             continue;
         }
         node.limiter.on_sent(&place.address, now);
-        let teller = Teller {
+        tellers.push(Teller {
             nodes: node.nodes.clone(),
             limiter: Arc::clone(&node.limiter),
             clock: Arc::clone(&node.clock),
             place,
-        };
-        let (head, records) = (head.clone(), [record.clone()]);
-        told.spawn(async move {
-            let answer = teller.tell(&head, &records).await;
-            (teller.place, answer)
         });
     }
-    let mut listed = Vec::with_capacity(count);
-    while let Some(joined) = told.join_next().await {
-        match joined {
-            Ok((place, Some(Ok(true)))) => listed.push(place),
-            Ok((place, answer)) => report_untold(&row.path, &place, answer),
-            Err(error) => tracing::error!(%error, "telling a container was cut off"),
-        }
-    }
+    let listed = tell_all(tellers, &head, &record, &row.path).await;
     if listed.len() == count {
         let disk = disk.clone();
         let told = Box::new(PendingObject {
@@ -611,6 +599,40 @@ async fn tell_containers(
                 tracing::warn!(%error, "a pending row stays; the container will be told again");
             }
         });
+    }
+    listed
+}
+
+/// Tells container devices at once; those that heard it.
+async fn tell_all(
+    mut tellers: Vec<Teller>,
+    head: &container::Rows,
+    record: &ObjectRecord,
+    path: &ObjectPath,
+) -> Vec<Place> {
+    // Usually there is one for each copy of the object: that needs no task of its own.
+    let own = tellers.pop();
+    let mut told = tokio::task::JoinSet::new();
+    for teller in tellers {
+        let (head, records) = (head.clone(), [record.clone()]);
+        told.spawn(async move {
+            let answer = teller.tell(&head, &records).await;
+            (teller.place, answer)
+        });
+    }
+    let mut listed = Vec::new();
+    if let Some(teller) = own {
+        match teller.tell(head, core::slice::from_ref(record)).await {
+            Some(Ok(true)) => listed.push(teller.place),
+            answer => report_untold(path, &teller.place, answer),
+        }
+    }
+    while let Some(joined) = told.join_next().await {
+        match joined {
+            Ok((place, Some(Ok(true)))) => listed.push(place),
+            Ok((place, answer)) => report_untold(path, &place, answer),
+            Err(error) => tracing::error!(%error, "telling a container was cut off"),
+        }
     }
     listed
 }
