@@ -80,6 +80,8 @@ pub enum Merged {
     Unchanged {
         /// Its newest timestamp.
         newest: Timestamp,
+        /// Whether it is a deletion.
+        is_deletion: bool,
     },
     /// A commit, and the object is not as it expects.
     Present {
@@ -230,11 +232,18 @@ impl Device {
         }
         // The trace of what was deleted long ago is not taken up again.
         if old.is_none() && row.body.is_none() && self.is_settled(key, &row) {
-            let newest = row.newest();
-            return Ok((Merged::Unchanged { newest }, None));
+            let unchanged = Merged::Unchanged {
+                newest: row.newest(),
+                is_deletion: true,
+            };
+            return Ok((unchanged, None));
         }
         let Some(plan) = plan(old.as_ref(), row, file_name, small, how.if_present)? else {
-            return Ok((Merged::Unchanged { newest }, None));
+            let unchanged = Merged::Unchanged {
+                newest,
+                is_deletion: !was_there,
+            };
+            return Ok((unchanged, None));
         };
         let mut batch = Batch::new();
         batch.put(OBJECT, key.bytes(), table::encode(&plan.next));
