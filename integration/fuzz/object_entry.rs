@@ -8,8 +8,8 @@ use onggi_object_model::listing::escape_xml;
 use onggi_object_model::multipart::{Disposition, MultipartDecoder, MultipartEvent, boundary};
 use onggi_object_model::tar::{TarDecoder, TarEvent};
 use onggi_object_model::{
-    AccessControl, Etag, ListingFormat, ListingQuery, Metadata, Precondition, RangeHeader,
-    Resource, Selection, manifest,
+    AccessControl, Etag, Listing, ListingEntry, ListingFormat, ListingQuery, Metadata, ObjectEntry,
+    Precondition, RangeHeader, Resource, Selection, manifest,
 };
 
 /// Paths, queries, headers and documents: the same text through everything that reads one.
@@ -53,6 +53,110 @@ pub(crate) fn headers(bytes: &[u8]) {
     assert!(!escape_xml(&text).contains(['<', '>', '"']));
 }
 
+/// A body's length and a `Range` header: what is chosen lies within the body and is little.
+pub(crate) fn range(bytes: &[u8]) {
+    let (length, text) = bytes.split_at_checked(2).unwrap_or((&[0, 9], bytes));
+    let length = length
+        .iter()
+        .fold(0, |sum, byte| sum << 8 | usize::from(*byte));
+    ranges(&String::from_utf8_lossy(text), length);
+}
+
+/// Names of a listing, one a line: the XML is well-formed and says each of them, and so is the JSON.
+pub(crate) fn xml(bytes: &[u8]) {
+    let text = String::from_utf8_lossy(bytes);
+    let mut lines = text.split('\u{1}');
+    let root = lines.next().unwrap_or_default();
+    let entry = |(index, name): (usize, &str)| {
+        if index % 3 == 2 {
+            return ListingEntry::Subdir(name.to_owned());
+        }
+        ListingEntry::Item(ObjectEntry {
+            name: name.to_owned(),
+            hash: Etag::EMPTY,
+            bytes: 7,
+            content_type: name.chars().rev().collect(),
+            last_modified: Timestamp::ZERO,
+            annotations: Metadata::default(),
+        })
+    };
+    let listing = Listing {
+        entries: lines.enumerate().map(entry).collect(),
+    };
+    let xml = listing.render(ListingFormat::Xml, ("container", root));
+    let said = texts_of(&xml, "name");
+    let names: Vec<String> = listing.names().map(kept).collect();
+    assert_eq!(said, names);
+    let json = listing.render(ListingFormat::Json, ("container", root));
+    let json: Vec<serde_json::Value> = serde_json::from_str(&json).expect("JSON");
+    let said = json.iter().map(|line| {
+        let name = line.get("name").or(line.get("subdir"));
+        name.and_then(serde_json::Value::as_str).expect("a name")
+    });
+    assert!(said.eq(listing.names()));
+}
+
+/// What XML 1.0 can hold of a text.
+fn kept(text: &str) -> String {
+    let held = |c: char| match c {
+        '\t' | '\n' | '\r' => c,
+        c if u32::from(c) < 0x20 || matches!(c, '\u{fffe}' | '\u{ffff}') => '\u{fffd}',
+        c => c,
+    };
+    text.chars().map(held).collect()
+}
+
+/// The texts of all elements of this name. Every tag has to be closed by its own, and no character to be left raw.
+fn texts_of(xml: &str, wanted: &str) -> Vec<String> {
+    let mut rest = xml
+        .strip_prefix("<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n")
+        .expect("a declaration");
+    let (mut open, mut texts) = (Vec::new(), Vec::new());
+    while let Some(tag) = rest.strip_prefix('<') {
+        let (tag, behind) = tag.split_once('>').expect("a tag ends");
+        if let Some(name) = tag.strip_prefix('/') {
+            assert_eq!(open.pop(), Some(name), "{xml}");
+        } else {
+            let (name, attribute) = tag.split_once(' ').unwrap_or((tag, ""));
+            let value = attribute.strip_prefix("name=\"");
+            let value = value.map(|value| value.strip_suffix('"').expect("a quote"));
+            assert!(attribute.is_empty() || value.is_some(), "{xml}");
+            drop(value.map(unescaped));
+            open.push(name);
+        }
+        let (text, behind) = behind.split_at(behind.find('<').unwrap_or(behind.len()));
+        if open.last() == Some(&wanted) {
+            texts.push(unescaped(text));
+        }
+        rest = behind;
+    }
+    assert!(rest.is_empty() && open.is_empty(), "{xml}");
+    texts
+}
+
+fn unescaped(text: &str) -> String {
+    let (mut rest, mut plain) = (text, String::new());
+    while let Some(at) = rest.find('&') {
+        let (before, entity) = rest.split_at(at);
+        plain.push_str(before);
+        let (entity, behind) = entity.split_once(';').expect("an entity ends");
+        plain.push(match entity {
+            "&amp" => '&',
+            "&lt" => '<',
+            "&gt" => '>',
+            "&quot" => '"',
+            number => {
+                let number = number.strip_prefix("&#").and_then(|text| text.parse().ok());
+                number.and_then(char::from_u32).expect("a character")
+            }
+        });
+        rest = behind;
+    }
+    plain.push_str(rest);
+    assert!(!text.contains(['<', '>', '"', '\'']), "{text}");
+    plain
+}
+
 fn ranges(text: &str, length: usize) {
     let length = u64::try_from(length).unwrap_or(u64::MAX);
     let parsed = [
@@ -91,6 +195,7 @@ fn untarred(bytes: &[u8], cut: usize) -> (Vec<String>, usize, bool) {
                     assert!(!part.is_empty());
                     content += part.len();
                 }
+                Ok(Some(TarEvent::Hole(count))) => said.push(format!("hole {count}")),
                 Ok(Some(TarEvent::End)) => return (said, content, true),
                 Ok(None) => break,
                 Err(error) => {

@@ -2,6 +2,7 @@
 //!
 //! A service implements [`Handler`]; [`serve`] gives it requests until the drain begins. Every limit has a name here.
 
+mod lenient_target;
 mod malformed_target;
 
 use crate::Drain;
@@ -16,6 +17,7 @@ use http_body_util::{BodyExt as _, Empty, Full};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use lenient_target::{Framing, Lenient};
 use malformed_target::Watched;
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -348,7 +350,10 @@ async fn serve_connection<H: Handler>(
         }
     }
     let refusing = Arc::clone(&handler);
+    let framing = Framing::new();
+    let stream = Lenient::new(stream, framing.clone());
     let service = service_fn(move |request: http::Request<Incoming>| {
+        framing.tell(request.body());
         let handler = Arc::clone(&handler);
         async move {
             let mut request = request.map(|body| lively(body, limits.body_idle_max));
@@ -530,6 +535,27 @@ mod tests {
         );
         drain.begin();
         server.await.unwrap();
+    }
+
+    struct Target;
+    impl Handler for Target {
+        async fn handle(&self, request: Request) -> Response {
+            let target = request.uri().to_string();
+            let body = collect(request.into_body(), 64).await.unwrap();
+            Response::new(full([target.as_bytes(), b" ", &body].concat()))
+        }
+    }
+
+    #[tokio::test]
+    async fn a_target_may_have_what_no_target_should_also_behind_a_body() {
+        let put = "PUT /a<`> HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\n\r\n<`> \n";
+        let get = "GET /?<`> HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+        let answer = ask(Target, Limits::default(), (put.to_owned() + get).as_bytes()).await;
+        assert!(
+            answer.contains("\r\n\r\n/a%3C%60%3E <`> \nHTTP/1.1 200 "),
+            "{answer}"
+        );
+        assert!(answer.ends_with("\r\n\r\n/?%3C%60%3E "), "{answer}");
     }
 
     #[tokio::test]

@@ -1,6 +1,7 @@
 //! curl, which shows what is really on the wire.
 
 use anyhow::{Context as _, Result, ensure};
+use onggi_common_host::durable::{self, Visibility};
 use onggi_integration::system::{System, run};
 use std::path::Path;
 
@@ -12,6 +13,9 @@ pub(crate) struct Curl {
 
 /// What curl saw: the status and the body.
 pub(crate) type Seen = (u16, String);
+
+/// A request of [`Curl::many`]: method, path, headers, body.
+pub(crate) type Sent<'a> = (&'a str, &'a str, &'a [&'a str], &'a str);
 
 fn text(output: &onggi_common_host::run::Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
@@ -68,6 +72,42 @@ impl Curl {
         let answer = text(&run(Path::new("curl"), &all, &[])?);
         let (body, status) = answer.rsplit_once('\n').context("curl said nothing")?;
         Ok((status.parse()?, body.to_owned()))
+    }
+
+    /// Sends many requests at a time, from one curl: a method, a path, headers and a body each. What each was answered, in
+    /// no order.
+    pub(crate) fn many(&self, requests: &[Sent<'_>]) -> Result<Vec<(String, u16)>> {
+        const AT_A_TIME: &str = "24";
+        let mut config = String::new();
+        for (method, path, headers, body) in requests {
+            if !config.is_empty() {
+                config.push_str("next\n");
+            }
+            let token = format!("X-Auth-Token: {}", self.token);
+            for header in headers.iter().copied().chain([token.as_str()]) {
+                config.push_str(&format!("header = \"{header}\"\n"));
+            }
+            if !body.is_empty() {
+                config.push_str(&format!("data-binary = \"{body}\"\n"));
+            }
+            let url = format!("{}{path}", self.url);
+            config.push_str(&format!(
+                "url = \"{url}\"\nrequest = \"{method}\"\noutput = \"/dev/null\"\nmax-time = 30\n\
+                 write-out = \"{method} %{{http_code}}\\n\"\n"
+            ));
+        }
+        let folder = tempfile::tempdir()?;
+        let file = folder.path().join("requests");
+        durable::replace(&file, config.as_bytes(), Visibility::Owner)?;
+        let file = file.to_str().context("path")?;
+        let arguments = ["-sS", "-Z", "--parallel-max", AT_A_TIME, "-K", file];
+        let answer = text(&run(Path::new("curl"), &arguments, &[])?);
+        let lines = answer.lines().filter_map(|line| line.split_once(' '));
+        let answers: Vec<(String, u16)> = lines
+            .map(|(method, status)| Ok((method.to_owned(), status.parse()?)))
+            .collect::<Result<_>>()?;
+        ensure!(answers.len() == requests.len(), "{answer}");
+        Ok(answers)
     }
 
     /// Puts a container or object.

@@ -21,6 +21,7 @@ mod objctl;
 mod object;
 mod object_clients;
 mod object_life;
+mod object_races;
 mod powercut;
 mod ring;
 mod served;
@@ -54,6 +55,7 @@ fn main() -> ExitCode {
         objctl::SCENARIOS,
         object_clients::SCENARIOS,
         object_life::SCENARIOS,
+        object_races::SCENARIOS,
         block::SCENARIOS,
         target::SCENARIOS,
         initiator::SCENARIOS,

@@ -19,7 +19,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
 ];
 
 /// Racers, each with bytes of its own; what each got. A node can be killed while they run.
-fn race(
+pub(crate) fn race(
     curl: &Curl,
     path: &str,
     condition: &str,
@@ -56,7 +56,7 @@ fn race(
 }
 
 /// Exactly one was told 201, and its bytes are the object's; returns them.
-fn judge_race(curl: &Curl, path: &str, seen: &[(u16, String)]) -> Result<String> {
+pub(crate) fn judge_race(curl: &Curl, path: &str, seen: &[(u16, String)]) -> Result<String> {
     let statuses: Vec<u16> = seen.iter().map(|(status, _)| *status).collect();
     let winners: Vec<_> = seen.iter().filter(|(status, _)| *status == 201).collect();
     ensure!(winners.len() == 1, "{path}: {statuses:?}");

@@ -162,7 +162,10 @@ impl<R: Listed> Walk<'_, R> {
     /// What is left of a range past all names that begin so.
     fn past(&self, range: &KeyRange, subdir: &str) -> Option<KeyRange> {
         let first = [self.prefix.as_slice(), subdir.as_bytes()].concat();
-        let rest = if self.query.reverse {
+        let rest = if self.query.reverse && self.query.path.is_some() {
+            // The object that is named like the pseudo-directory is a line of its own, and comes last.
+            range.resume_before(&[first.as_slice(), &[0]].concat())
+        } else if self.query.reverse {
             range.resume_before(&first)
         } else {
             let past = past_prefix(&first)?;

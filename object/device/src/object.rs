@@ -89,6 +89,8 @@ pub enum Merged {
     Unchanged {
         /// Its newest timestamp.
         newest: Timestamp,
+        /// Whether it is a deletion.
+        is_deletion: bool,
     },
     /// A commit, and the object is not as it expects.
     Present {
@@ -315,8 +317,11 @@ impl Device {
         }
         // The trace of what was deleted long ago is not taken up again.
         if old.is_none() && row.body.is_none() && self.is_settled(key, &row) {
-            let newest = row.newest();
-            return Ok(StagedObject::nothing(Merged::Unchanged { newest }));
+            let unchanged = Merged::Unchanged {
+                newest: row.newest(),
+                is_deletion: true,
+            };
+            return Ok(StagedObject::nothing(unchanged));
         }
         let Some(plan) = plan(
             old.as_ref(),
@@ -326,7 +331,11 @@ impl Device {
             how.if_present,
         )?
         else {
-            return Ok(StagedObject::nothing(Merged::Unchanged { newest }));
+            let unchanged = Merged::Unchanged {
+                newest,
+                is_deletion: !was_there,
+            };
+            return Ok(StagedObject::nothing(unchanged));
         };
         if how.tell_container {
             pending_of(key, &plan.next.row, how).stage(batch);

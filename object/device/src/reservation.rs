@@ -179,6 +179,9 @@ impl Device {
         if held.is_none() && self.reservations().lock().len() >= RESERVATIONS_MAX {
             return Ok(Reserved::TooMany);
         }
+        // A reservation that was asked for again may come before the first one's answer: the higher stamp stays.
+        let own = held.filter(|held| held.token == commit.token);
+        let stamp = own.map_or(stamp, |own| own.stamp.max(stamp));
         let reservation = Reservation {
             token: commit.token,
             stamp,

@@ -6,6 +6,7 @@ mod container_sync;
 mod crash;
 mod damage;
 mod expiry;
+mod listings;
 mod reclaim;
 mod reservations;
 mod rosters;
@@ -202,7 +203,7 @@ fn the_newest_wins_and_the_old_file_goes() {
     on_both(|device| {
         put(device, 1, 5, &pattern(100_000));
         assert!(
-            matches!(put(device, 1, 4, b"older"), Merged::Unchanged { newest } if newest == at(5))
+            matches!(put(device, 1, 4, b"older"), Merged::Unchanged { newest, .. } if newest == at(5))
         );
         assert_eq!(read(device, 1, &[]).unwrap().len(), 100_000);
         assert!(matches!(

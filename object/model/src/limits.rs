@@ -22,8 +22,12 @@ pub const OBJECT_BYTES_MAX: u64 = 5_368_709_122;
 pub const ACCOUNT_LISTING_MAX: usize = 10_000;
 /// Names in one page of a container's listing.
 pub const CONTAINER_LISTING_MAX: usize = 10_000;
-/// Byte ranges one request may name.
+/// Byte ranges of one request that touch the body.
 pub const RANGES_MAX: usize = 50;
+/// Pairs among those that overlap.
+pub const RANGE_OVERLAPS_MAX: usize = 2;
+/// From so many ranges on they must come in ascending order.
+pub const RANGES_OUT_OF_ORDER_MAX: usize = 8;
 /// Entity tags one condition may name.
 pub const CONDITION_TAGS_MAX: usize = 100;
 /// Bytes of a container's read or write ACL.

@@ -9,8 +9,17 @@ use std::time::{Duration, SystemTime};
 pub enum TagList {
     /// `*`: whatever is there.
     Any,
-    /// These, without their quotes.
-    Tags(Vec<String>),
+    /// These.
+    Tags(Vec<Tag>),
+}
+
+/// An entity tag as a condition names it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tag {
+    /// Without its quotes.
+    pub text: String,
+    /// Whether it is a weak one (`W/`).
+    pub is_weak: bool,
 }
 
 /// What a request demands of the thing it is about.
@@ -38,19 +47,32 @@ impl TagList {
         if text.trim() == "*" {
             return Self::Any;
         }
-        let bare = |tag: &str| {
-            tag.trim()
-                .trim_start_matches("W/")
-                .trim_matches('"')
-                .to_owned()
+        let read = |tag: &str| {
+            let tag = tag.trim();
+            let bare = tag.strip_prefix("W/");
+            Tag {
+                text: bare.unwrap_or(tag).trim_matches('"').to_owned(),
+                is_weak: bare.is_some(),
+            }
         };
-        Self::Tags(text.split(',').take(CONDITION_TAGS_MAX).map(bare).collect())
+        Self::Tags(text.split(',').take(CONDITION_TAGS_MAX).map(read).collect())
     }
 
+    /// Compares as `If-None-Match` does: weak tags count (RFC 9110 §8.8.3.2).
     fn holds(&self, etag: &str) -> bool {
         match self {
             Self::Any => true,
-            Self::Tags(tags) => tags.iter().any(|tag| tag.eq_ignore_ascii_case(etag)),
+            Self::Tags(tags) => tags.iter().any(|tag| tag.text.eq_ignore_ascii_case(etag)),
+        }
+    }
+
+    /// Compares as `If-Match` does: a weak tag never matches, here as in Swift.
+    fn holds_strongly(&self, etag: &str) -> bool {
+        match self {
+            Self::Any => true,
+            Self::Tags(tags) => tags
+                .iter()
+                .any(|tag| !tag.is_weak && tag.text.eq_ignore_ascii_case(etag)),
         }
     }
 }
@@ -131,7 +153,7 @@ impl Precondition {
     #[must_use]
     pub fn judge_read_at(&self, etag: &str, modified: u64) -> Verdict {
         if let Some(tags) = &self.if_match
-            && !tags.holds(etag)
+            && !tags.holds_strongly(etag)
         {
             return Verdict::Failed;
         }
@@ -198,6 +220,15 @@ mod tests {
         assert_eq!(read("if-none-match", TAG), Verdict::NotModified);
         assert_eq!(read("if-none-match", "*"), Verdict::NotModified);
         assert_eq!(read("if-none-match", "x"), Verdict::Proceed);
+    }
+
+    #[test]
+    fn a_weak_tag_is_no_strong_one() {
+        let weak = format!("W/\"{TAG}\"");
+        assert_eq!(read("if-match", &weak), Verdict::Failed);
+        let either = format!("{weak}, \"{TAG}\"");
+        assert_eq!(read("if-match", &either), Verdict::Proceed);
+        assert_eq!(read("if-none-match", &weak), Verdict::NotModified);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! `Range` headers, and the bytes they select.
 
-use crate::limits::RANGES_MAX;
+use crate::limits::{RANGE_OVERLAPS_MAX, RANGES_MAX, RANGES_OUT_OF_ORDER_MAX};
 
 /// One range as written: not yet compared with a length.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,7 +31,7 @@ pub enum Selection {
     One(ByteRange),
     /// Several: 206 with `multipart/byteranges`.
     Many(Vec<ByteRange>),
-    /// None of the ranges touches the body: 416.
+    /// None of the ranges touches the body, or there are more than a reader has use for: 416.
     Unsatisfiable,
 }
 
@@ -109,9 +109,6 @@ impl RangeHeader {
         if !unit.trim().eq_ignore_ascii_case("bytes") {
             return None;
         }
-        if list.split(',').count() > RANGES_MAX {
-            return None;
-        }
         let specs: Option<Vec<RangeSpec>> = list
             .split(',')
             .filter(|item| !item.trim().is_empty())
@@ -137,11 +134,39 @@ impl RangeHeader {
             ranges.extend(range);
         }
         match ranges.as_slice() {
+            many if is_egregious(many) => Selection::Unsatisfiable,
             [] => Selection::Unsatisfiable,
             [one] => Selection::One(*one),
             [_, _, ..] => Selection::Many(ranges),
         }
     }
+}
+
+/// Whether ranges would make much work of little: RFC 9110 §17.15 advises against serving these, and the bounds are Swift's.
+/// Two ranges overlap when one's end or beginning lies within the other, so the same range said twice does not.
+fn is_egregious(ranges: &[ByteRange]) -> bool {
+    if ranges.len() > RANGES_MAX {
+        return true;
+    }
+    let is_descending = ranges.windows(2).any(|pair| match pair {
+        [one, next] => one.start > next.start,
+        _ => false,
+    });
+    if is_descending && ranges.len() >= RANGES_OUT_OF_ORDER_MAX {
+        return true;
+    }
+    let within = |at: u64, range: &ByteRange| range.start < at && at < range.end;
+    let overlap = |one: &ByteRange, other: &ByteRange| {
+        within(other.start, one)
+            || within(other.end, one)
+            || within(one.start, other)
+            || within(one.end, other)
+    };
+    let pairs = ranges.iter().enumerate().flat_map(|(index, one)| {
+        let others = ranges.iter().skip(index + 1);
+        others.filter(move |other| overlap(one, other))
+    });
+    pairs.take(RANGE_OVERLAPS_MAX + 1).count() > RANGE_OVERLAPS_MAX
 }
 
 #[cfg(test)]
@@ -190,8 +215,51 @@ mod tests {
         ] {
             assert_eq!(select(bad, 10), None, "{bad}");
         }
-        let many = format!("bytes={}", "0-1,".repeat(60));
-        assert_eq!(RangeHeader::parse(&many), None);
+    }
+
+    /// As `Range.ranges_for_length` of Swift's `test_swob` has it.
+    #[test]
+    fn ranges_that_make_much_work_of_little_are_refused() {
+        let refused = Some(Selection::Unsatisfiable);
+        let ascending = |count: u64| {
+            let parts: Vec<String> = (0..count).map(|n| format!("{}-{}", n * 2, n * 2)).collect();
+            format!("bytes={}", parts.join(","))
+        };
+        assert!(matches!(
+            select(&ascending(50), 1_000),
+            Some(Selection::Many(_))
+        ));
+        assert_eq!(select(&ascending(51), 1_000), refused);
+        // Those past the end count for nothing.
+        assert!(matches!(
+            select(&ascending(51), 90),
+            Some(Selection::Many(_))
+        ));
+        let descending = |count: u64| {
+            let parts: Vec<String> = (0..count)
+                .rev()
+                .map(|n| format!("{}-{}", n * 2, n * 2))
+                .collect();
+            format!("bytes={}", parts.join(","))
+        };
+        assert!(matches!(
+            select(&descending(7), 100),
+            Some(Selection::Many(_))
+        ));
+        assert_eq!(select(&descending(8), 100), refused);
+        assert!(matches!(
+            select("bytes=0-10,5-15,12-20,18-30", 100),
+            Some(Selection::Unsatisfiable)
+        ));
+        assert!(matches!(
+            select("bytes=0-10,5-15,12-20", 100),
+            Some(Selection::Many(_))
+        ));
+        // Swift does not take the same range for one that overlaps.
+        assert!(matches!(
+            select("bytes=0-9,0-9,0-9,0-9", 100),
+            Some(Selection::Many(_))
+        ));
     }
 
     #[test]

@@ -1,7 +1,7 @@
-//! Tar archives, read from the front as their bytes come: ustar, the GNU long names, and pax records.
+//! Tar archives, read from the front as their bytes come: ustar, the GNU long names, pax records and sparse files.
 //!
-//! [`TarDecoder`] keeps at most one block, or one extension record of [`EXTENSION_BYTES_MAX`]; the bytes of files pass
-//! through it. However the archive is cut, the same events come.
+//! [`TarDecoder`] keeps at most one block, one extension record of [`EXTENSION_BYTES_MAX`] and the map of one sparse file;
+//! the bytes of files pass through it. However the archive is cut, the same events come.
 //!
 //! | bytes of a header block | |
 //! |---|---|
@@ -12,6 +12,9 @@
 //! | 257..263 | `ustar` |
 //! | 345..500 | what stands before the name (ustar only, not in GNU's format) |
 
+mod sparse;
+
+use sparse::{Map, Piece, Stretch, TextMap};
 use std::collections::BTreeMap;
 
 /// Bytes of a block: headers are one, contents are filled up to whole ones.
@@ -48,7 +51,7 @@ pub enum TarError {
 pub enum TarKind {
     /// A regular file: its bytes follow.
     File,
-    /// A file whose holes were left out, in one of GNU's ways: its bytes are not those of the file.
+    /// A file whose holes were left out in a way that is not known: its bytes are not those of the file.
     Sparse,
     /// A directory, link, device or something unknown.
     Other,
@@ -61,7 +64,7 @@ pub struct TarEntry {
     pub name: Vec<u8>,
     /// What it is.
     pub kind: TarKind,
-    /// How many bytes follow.
+    /// How many bytes follow, those of holes among them.
     pub size: u64,
     /// The pax attributes.
     pub attributes: BTreeMap<String, Vec<u8>>,
@@ -74,6 +77,8 @@ pub enum TarEvent<'a> {
     Entry(TarEntry),
     /// Bytes of the entry that began last.
     Bytes(&'a [u8]),
+    /// So many zeros of it, which are not in the archive.
+    Hole(u64),
     /// The archive is over; bytes behind it mean nothing.
     End,
 }
@@ -93,11 +98,38 @@ enum State {
         left: u64,
         padding: u64,
     },
+    /// Collecting the map of a sparse file: blocks behind its header, or text before its bytes.
+    Mapping(Mapping),
+    /// Passing a sparse file on, so many stored bytes of it.
+    Sparse {
+        map: Map,
+        left: u64,
+        padding: u64,
+    },
     /// Leaving bytes out.
     Skip {
         left: u64,
     },
     Ended,
+}
+
+/// A sparse file whose map is being read.
+#[derive(Debug)]
+struct Mapping {
+    entry: TarEntry,
+    /// How long the file is.
+    length: u64,
+    /// How many bytes follow.
+    size: u64,
+    form: MapForm,
+}
+
+#[derive(Debug)]
+enum MapForm {
+    /// Blocks behind the header; the pieces so far.
+    Blocks(Vec<Piece>),
+    /// Text, which counts as bytes of the file.
+    Text(TextMap),
 }
 
 /// What extensions say about the next entry.
@@ -233,7 +265,18 @@ fn pax(bytes: &[u8], into: &mut BTreeMap<String, Vec<u8>>) -> Result<(), TarErro
         if into.len() >= ATTRIBUTES_MAX && !into.contains_key(key) {
             return Err(TarError::ExtensionTooLong);
         }
-        into.insert(key.to_owned(), value.get(1..).unwrap_or_default().to_vec());
+        let value = value.get(1..).unwrap_or_default();
+        // Sparse files of the first kind say these for every piece.
+        let is_repeated = matches!(key, "GNU.sparse.offset" | "GNU.sparse.numbytes");
+        match into.get_mut(key).filter(|_| is_repeated) {
+            Some(said) => {
+                said.push(b',');
+                said.extend_from_slice(value);
+            }
+            None => {
+                into.insert(key.to_owned(), value.to_vec());
+            }
+        }
         rest = rest.get(record_length..).unwrap_or_default();
     }
     Ok(())
@@ -257,12 +300,9 @@ impl TarDecoder {
         loop {
             match self.state {
                 State::Header => {
-                    let missing = BLOCK_BYTES.saturating_sub(self.held.len());
-                    self.held.extend_from_slice(take(input, missing as u64));
-                    if self.held.len() < BLOCK_BYTES {
+                    let Some(block) = self.block(input) else {
                         return Ok(None);
-                    }
-                    let block = core::mem::take(&mut self.held);
+                    };
                     if let Some(event) = self.header(&block)? {
                         return Ok(Some(event));
                     }
@@ -285,6 +325,19 @@ impl TarDecoder {
                     }
                     self.extension(kind)?;
                     self.state = State::Skip { left: padding };
+                }
+                State::Mapping(_) => {
+                    let Some(block) = self.block(input) else {
+                        return Ok(None);
+                    };
+                    if let Some(entry) = self.mapping(&block)? {
+                        return Ok(Some(TarEvent::Entry(entry)));
+                    }
+                }
+                State::Sparse { .. } => {
+                    if let Some(event) = self.stretch(input) {
+                        return Ok(event);
+                    }
                 }
                 State::Bytes { left: 0, padding } => self.state = State::Skip { left: padding },
                 State::Bytes { left, padding } => {
@@ -318,9 +371,10 @@ impl TarDecoder {
         let is_over = match self.state {
             State::Header => self.held.is_empty() && self.said.name.is_none(),
             State::Bytes { left, .. } => left == 0,
+            State::Sparse { ref map, .. } => map.next() == Stretch::End,
             // What fills the last block is left out by some.
             State::Skip { .. } | State::Ended => true,
-            State::Extension { .. } => false,
+            State::Extension { .. } | State::Mapping(_) => false,
         };
         if is_over {
             Ok(())
@@ -348,11 +402,88 @@ impl TarDecoder {
             };
             return Ok(None);
         }
-        self.entry(block, kind, size)
-            .map(|entry| Some(TarEvent::Entry(entry)))
+        let entry = self.entry(block, kind, size)?;
+        Ok(entry.map(TarEvent::Entry))
     }
 
-    fn entry(&mut self, block: &[u8], kind: u8, size: u64) -> Result<TarEntry, TarError> {
+    /// A whole block, once its bytes are there.
+    fn block(&mut self, input: &mut &[u8]) -> Option<Vec<u8>> {
+        let missing = BLOCK_BYTES.saturating_sub(self.held.len());
+        self.held.extend_from_slice(take(input, missing as u64));
+        (self.held.len() >= BLOCK_BYTES).then(|| core::mem::take(&mut self.held))
+    }
+
+    /// A block of a sparse file's map; the entry once the map is whole.
+    fn mapping(&mut self, block: &[u8]) -> Result<Option<TarEntry>, TarError> {
+        let State::Mapping(mut mapping) = core::mem::replace(&mut self.state, State::Ended) else {
+            return Ok(None);
+        };
+        let pieces = match &mut mapping.form {
+            MapForm::Blocks(pieces) => {
+                let is_continued = sparse::of_block(block, pieces)?;
+                (!is_continued).then(|| core::mem::take(pieces))
+            }
+            MapForm::Text(text) => {
+                let whole = BLOCK_BYTES as u64;
+                mapping.size = mapping
+                    .size
+                    .checked_sub(whole)
+                    .ok_or(TarError::Header { what: "sparse map" })?;
+                text.take(block)?
+            }
+        };
+        match pieces {
+            Some(pieces) => self.begin_sparse(mapping, pieces).map(Some),
+            None => {
+                self.state = State::Mapping(mapping);
+                Ok(None)
+            }
+        }
+    }
+
+    fn begin_sparse(&mut self, mapping: Mapping, pieces: Vec<Piece>) -> Result<TarEntry, TarError> {
+        let map = Map::new(pieces, mapping.length, mapping.size)?;
+        let size = map.length();
+        self.state = State::Sparse {
+            map,
+            left: mapping.size,
+            padding: padding(mapping.size),
+        };
+        Ok(TarEntry {
+            size,
+            ..mapping.entry
+        })
+    }
+
+    /// What comes next of a sparse file; `None` at its end.
+    fn stretch<'a>(&mut self, input: &mut &'a [u8]) -> Option<Option<TarEvent<'a>>> {
+        let State::Sparse { map, left, padding } = &mut self.state else {
+            return None;
+        };
+        match map.next() {
+            Stretch::Hole(count) => {
+                map.pass(count);
+                Some(Some(TarEvent::Hole(count)))
+            }
+            Stretch::Stored(count) => {
+                let taken = take(input, count.min(*left));
+                if taken.is_empty() {
+                    return Some(None);
+                }
+                map.pass(length(taken));
+                *left -= length(taken);
+                Some(Some(TarEvent::Bytes(taken)))
+            }
+            Stretch::End => {
+                let left = left.saturating_add(*padding);
+                self.state = State::Skip { left };
+                None
+            }
+        }
+    }
+
+    /// The entry a header begins; `None` when its map comes first.
+    fn entry(&mut self, block: &[u8], kind: u8, size: u64) -> Result<Option<TarEntry>, TarError> {
         let said = core::mem::take(&mut self.said);
         let name = said.attributes.get("path").cloned().or(said.name);
         let name = name.unwrap_or_else(|| header_name(block));
@@ -361,12 +492,12 @@ impl TarDecoder {
         let is_file = matches!(kind, b'0' | b'7' | b'S' | 0);
         if matches!(kind, b'1'..=b'6') || (is_file && size == 0 && name.ends_with(b"/")) {
             self.state = State::Header;
-            return Ok(TarEntry {
+            return Ok(Some(TarEntry {
                 name,
                 kind: TarKind::Other,
                 size: 0,
                 attributes: BTreeMap::new(),
-            });
+            }));
         }
         let mut attributes = said.attributes;
         if is_file {
@@ -379,25 +510,55 @@ impl TarDecoder {
             Some(size) => decimal(size)?,
             None => size,
         };
-        let is_sparse = kind == b'S' || attributes.keys().any(|key| key.starts_with("GNU.sparse."));
-        let kind = match (is_file, is_sparse) {
-            (true, true) => TarKind::Sparse,
-            (true, false) => TarKind::File,
-            (false, _) => TarKind::Other,
-        };
         if size > i64::MAX.cast_unsigned() {
             return Err(TarError::Header { what: "size" });
         }
-        self.state = State::Bytes {
-            left: size,
-            padding: padding(size),
-        };
-        Ok(TarEntry {
-            name,
-            kind,
+        let (said, real_name) = sparse::of_attributes(&mut attributes)?;
+        let entry = TarEntry {
+            name: real_name.unwrap_or(name),
+            kind: match (is_file, &said) {
+                (true, sparse::Said::Unknown) => TarKind::Sparse,
+                (true, _) => TarKind::File,
+                (false, _) => TarKind::Other,
+            },
             size,
             attributes,
-        })
+        };
+        let mapping = |length, form| Mapping {
+            entry: entry.clone(),
+            length,
+            size,
+            form,
+        };
+        let nowhere = || MapForm::Blocks(Vec::new());
+        if kind == b'S' {
+            let (pieces, is_continued, length) = sparse::of_header(block)?;
+            if !is_continued {
+                return self
+                    .begin_sparse(mapping(length, nowhere()), pieces)
+                    .map(Some);
+            }
+            self.state = State::Mapping(mapping(length, MapForm::Blocks(pieces)));
+            return Ok(None);
+        }
+        match said {
+            sparse::Said::Here(pieces, length) if is_file => {
+                let begun = self.begin_sparse(mapping(length, nowhere()), pieces);
+                begun.map(Some)
+            }
+            sparse::Said::BeforeBytes(length) if is_file => {
+                let form = MapForm::Text(TextMap::default());
+                self.state = State::Mapping(mapping(length, form));
+                Ok(None)
+            }
+            _ => {
+                self.state = State::Bytes {
+                    left: size,
+                    padding: padding(size),
+                };
+                Ok(Some(entry))
+            }
+        }
     }
 
     fn extension(&mut self, kind: u8) -> Result<(), TarError> {

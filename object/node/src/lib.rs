@@ -12,6 +12,7 @@ mod container;
 pub mod container_sync;
 mod disks;
 pub mod expirer;
+mod holds;
 mod link;
 mod object;
 pub mod options;

@@ -86,22 +86,29 @@ impl Call<'_> {
         let (node, disk) = (self.node, self.disk.clone());
         let key = node.object_key(&put.which);
         let (body, tail) = self.body.upload(&disk, key, put.length, put.tail).await?;
+        let (timestamp, commit) = match tail.settled {
+            Some(settled) => (settled.timestamp, Some(settled.commit)),
+            None => (put.timestamp, put.commit),
+        };
+        if node.is_ahead(timestamp) {
+            return Err(respond::bad_request(&"stamped too far ahead"));
+        }
         let row = ObjectRow {
             path: put.which.path,
-            data_timestamp: put.timestamp,
+            data_timestamp: timestamp,
             body: Some(WireBody {
                 length: tail.length,
                 etag: tail.etag,
                 root: tail.root,
                 system: tail.complete(put.system),
             }),
-            content_type_timestamp: put.timestamp,
+            content_type_timestamp: timestamp,
             content_type: put.content_type,
-            metadata_timestamp: put.timestamp,
+            metadata_timestamp: timestamp,
             metadata: put.metadata,
         };
         let how = Merge {
-            guard: guard(node, put.commit.as_ref()),
+            guard: guard(node, commit.as_ref()),
             ..Merge::default()
         };
         let write = Write {
@@ -126,10 +133,17 @@ impl Call<'_> {
         }
         let key = self.node.object_key(&which);
         let (commit, now) = (device_commit(&commit), self.node.clock.now());
+        let holds = &self.node.holds;
+        holds.begin(&self.disk.name, key, commit.token);
         let done = self
             .disk
             .call(move |device| device.reserve(&key, &commit, timestamp, now))
             .await;
+        // The racer asks again, above what is there: until then nothing newer comes.
+        let is_held = matches!(done, Ok(Reserved::Granted | Reserved::Newer { .. }));
+        if !is_held {
+            holds.end(&self.disk.name, key, &commit.token);
+        }
         let done = done.map_err(|error| respond::disk_error("reserving a key", &error))?;
         Ok(match done {
             Reserved::Granted => respond::with_head(StatusCode::CREATED, &Written::default()),
@@ -150,6 +164,7 @@ impl Call<'_> {
             .disk
             .call(move |device| device.release(&key, &token))
             .await;
+        self.node.holds.end(&self.disk.name, key, &token);
         done.map_err(|error| respond::disk_error("releasing a key", &error))?;
         Ok(respond::with_head(
             StatusCode::NO_CONTENT,
@@ -200,7 +215,7 @@ impl Call<'_> {
             row,
             body: None,
             how: Merge {
-                guard: guard(self.node, None),
+                guard: guard(self.node, delete.commit.as_ref()),
                 ..Merge::default()
             },
             listing: delete.listing,
@@ -475,7 +490,13 @@ impl Write {
         };
         let is_delete = row.body.is_none() && !how.if_present;
         let new = NewRow { row, body };
+        if let Guard::Above { .. } = how.guard {
+            node.holds.wait(&disk.name, key).await;
+        }
         let merged = merge(disk, key, new, how).await;
+        if let Guard::Commit { commit, .. } = how.guard {
+            node.holds.end(&disk.name, key, &commit.token);
+        }
         let merged = merged.map_err(|error| respond::disk_error("writing an object", &error))?;
         let (was_there, row) = match merged {
             Merged::Changed {
@@ -485,7 +506,16 @@ impl Write {
             } if taken.data || how.if_present => (was_there, row),
             // Only metadata of the moment was newer than what is there: the bytes are not the ones readers get.
             Merged::Changed { row, .. } => return Ok(conflict(row.newest())),
-            Merged::Unchanged { newest } => return Ok(conflict(newest)),
+            // A deletion that finds a later one has nothing to do: that one holds wherever this one would.
+            Merged::Unchanged {
+                is_deletion: true, ..
+            } if is_delete => {
+                return Ok(respond::with_head(
+                    StatusCode::NOT_FOUND,
+                    &Written::default(),
+                ));
+            }
+            Merged::Unchanged { newest, .. } => return Ok(conflict(newest)),
             Merged::Present { newest } => {
                 return Ok(respond::with_head(
                     StatusCode::PRECONDITION_FAILED,

@@ -324,6 +324,7 @@ impl Peer<'_> {
             etag: body.etag,
             root: body.root,
             system: Metadata::default(),
+            settled: None,
         };
         self.is_taken(stream.finish(&tail).await?)
     }

@@ -169,7 +169,7 @@ impl Call<'_> {
                 respond::with_head(StatusCode::CREATED, &head)
             }
             Merged::Changed { .. } => respond::with_head(StatusCode::ACCEPTED, &head),
-            Merged::Unchanged { newest } | Merged::Present { newest } => {
+            Merged::Unchanged { newest, .. } | Merged::Present { newest } => {
                 respond::with_head(StatusCode::CONFLICT, &Refused { newest })
             }
             Merged::Absent | Merged::Reserved { .. } | Merged::Lapsed => {

@@ -1,6 +1,7 @@
 //! The listener's handler: who asks, what for, and which device.
 
 use crate::disks::{Disk, Disks};
+use crate::holds::Holds;
 use crate::options::Options;
 use crate::respond::{self, Early};
 use crate::rings::Rings;
@@ -34,6 +35,8 @@ pub struct Node {
     pub(crate) reclaim_age_days: u16,
     /// Which nodes are left alone.
     pub(crate) limiter: Arc<Limiter>,
+    /// Keys that conditional writes are about to change.
+    pub(crate) holds: Holds,
     verifier: Mutex<Verifier>,
 }
 
@@ -63,6 +66,7 @@ impl Node {
             clock,
             reclaim_age_days: options.reclaim_age_days,
             limiter: Arc::new(Limiter::default()),
+            holds: Holds::default(),
             verifier: Mutex::new(verifier),
         }
     }

@@ -2,6 +2,7 @@
 
 mod access;
 mod expiry;
+mod racing;
 mod reclaim;
 mod replication;
 mod requests;
@@ -297,6 +298,7 @@ impl Cluster {
             etag: Etag::EMPTY,
             root: Root::of(body),
             system: Metadata::default(),
+            settled: None,
         };
         let is_small = body.len() <= BUFFERED_BYTES_MAX;
         let put = Put {
@@ -330,6 +332,7 @@ impl Cluster {
             which,
             timestamp: at(ticks),
             listing: Vec::new(),
+            commit: None,
         };
         self.nodes.delete_object(place, &delete).await.unwrap()
     }

@@ -1,6 +1,9 @@
 //! What may come in and go out: names of headers that are the system's own business.
 
-use http::{HeaderMap, HeaderName};
+use crate::fault::Fault;
+use http::request::Parts as Head;
+use http::{HeaderMap, HeaderName, Version, header};
+use onggi_object_model::limits::HEADER_VALUE_BYTES_MAX;
 
 /// Beginnings of header names that no client can send or see.
 const OURS: [&str; 6] = [
@@ -38,6 +41,20 @@ fn strip(headers: &mut HeaderMap, is_stripped: impl Fn(&HeaderName) -> bool) {
     }
 }
 
+/// Refuses a request that does not say which host it is for, or says several (RFC 9112 §3.2), or has a header longer than
+/// `/info` says.
+pub(crate) fn check(request: &Head) -> Result<(), Fault> {
+    let hosts = request.headers.get_all(header::HOST).iter().count();
+    if hosts > 1 || (hosts == 0 && request.version >= Version::HTTP_11) {
+        return Err(Fault::BadRequest("A request says its Host once".to_owned()));
+    }
+    let is_long = |value: &&http::HeaderValue| value.len() > HEADER_VALUE_BYTES_MAX;
+    if request.headers.values().find(is_long).is_some() {
+        return Err(Fault::BadRequest("Header Line Too Long".to_owned()));
+    }
+    Ok(())
+}
+
 /// Takes away what a client has no right to say.
 pub(crate) fn inbound(headers: &mut HeaderMap) {
     strip(headers, |name| {
@@ -53,7 +70,29 @@ pub(crate) fn outbound(headers: &mut HeaderMap) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use http::HeaderValue;
+    use http::{HeaderValue, Request};
+
+    #[test]
+    fn a_request_says_its_host_once_and_no_header_at_length() {
+        let head = |hosts: usize, version: Version, longest: usize| {
+            let mut request = Request::get("/v1/a").version(version);
+            for _ in 0..hosts {
+                request = request.header("host", "a");
+            }
+            request = request.header("x-object-meta-a", "a".repeat(longest));
+            check(&request.body(()).unwrap().into_parts().0)
+        };
+        assert_eq!(head(1, Version::HTTP_11, HEADER_VALUE_BYTES_MAX), Ok(()));
+        assert_eq!(head(0, Version::HTTP_10, 1), Ok(()));
+        for refused in [
+            head(0, Version::HTTP_11, 1),
+            head(2, Version::HTTP_11, 1),
+            head(2, Version::HTTP_10, 1),
+            head(1, Version::HTTP_11, HEADER_VALUE_BYTES_MAX + 1),
+        ] {
+            assert!(matches!(refused, Err(Fault::BadRequest(_))), "{refused:?}");
+        }
+    }
 
     #[test]
     fn system_headers_pass_in_neither_direction_whatever_their_case() {

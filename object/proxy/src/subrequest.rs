@@ -21,6 +21,11 @@ pub(crate) struct Trusted;
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Stamped(pub(crate) Timestamp);
 
+/// Beside a write: what is under the name must have been put then, and nothing be there for `None`; 412 otherwise. It
+/// stands in the place of conditions about something the name only leads to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Expects(pub(crate) Option<Timestamp>);
+
 /// Beside a request: conditions compare with the first of these system items the object has, instead of its own tag.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct EtagAt(pub(crate) Vec<&'static str>);
@@ -84,6 +89,7 @@ pub(crate) fn bare(from: &Head, method: Method) -> Head {
     head.extensions.remove::<Trusted>();
     head.extensions.remove::<EtagAt>();
     head.extensions.remove::<Stamped>();
+    head.extensions.remove::<Expects>();
     head
 }
 

@@ -5,15 +5,15 @@
 //! | PUT | [`Put`], bytes follow | 201, 409 (newer there), 410 (the reservation does not hold), 412 (not as the commit expects), 422 (bytes are not what the tail says), 423, 507 |
 //! | GET, HEAD | [`Get`] | 200, 206, 404 ([`Missing`]), 409 (another version), 416, 503 (bytes damaged) |
 //! | POST | [`Post`] | 202, 404, 409 |
-//! | DELETE | [`Delete`] | 204, 404 (a tombstone was left all the same), 409 |
+//! | DELETE | [`Delete`] | 204, 404 (a tombstone was left all the same, or a newer one is there), 409, 410, 412 |
 //!
-//! Writes also answer 423 when the key is reserved for a conditional PUT with a higher stamp.
+//! Writes also answer 423 when the key is reserved for a conditional write with a higher stamp.
 //!
-//! A conditional PUT first reserves the key on the primaries (`object/reservation`):
+//! A conditional PUT or DELETE first reserves the key on the primaries (`object/reservation`):
 //!
 //! | method | head | answers |
 //! |---|---|---|
-//! | PUT | [`Reserve`] | 201, 409 (stamp above this), 412 (not as expected), 423 (another has it), 507 |
+//! | PUT | [`Reserve`] | 201, 409 (stamp above this; writes without a condition wait meanwhile), 412 (not as expected), 423 (another has it), 507 |
 //! | DELETE | [`Release`] | 204 |
 //!
 //! Any request: 400 (malformed), 403 (not signed), 507 (device not there).
@@ -84,23 +84,23 @@ pub struct Put {
     pub tail: Option<Tail>,
 }
 
-/// What a conditional PUT expects, and whose reservation it has.
+/// What a conditional write expects, and whose reservation it has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Commit {
-    /// Names the PUT.
+    /// Names the write.
     pub token: HexId,
-    /// When the bytes were put that it replaces; `None`: nothing may be there.
+    /// When the bytes were put that it replaces or deletes; `None`: nothing may be there.
     pub expected: Option<Timestamp>,
 }
 
-/// Reserves an object's key for a conditional PUT.
+/// Reserves an object's key for a conditional PUT or DELETE.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Reserve {
     /// Which.
     pub which: Which,
-    /// The stamp the PUT will have.
+    /// The stamp the write will have.
     pub timestamp: Timestamp,
     /// For whom, and what it expects.
     pub commit: Commit,
@@ -129,6 +129,20 @@ pub struct Tail {
     /// What the system keeps with the bytes and knows only at their end.
     #[serde(default, skip_serializing_if = "Metadata::is_empty")]
     pub system: Metadata,
+    /// What a streamed conditional PUT settled on after its head had gone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub settled: Option<Settled>,
+}
+
+/// The stamp and the condition of a streamed conditional PUT, which reserves the key when its bytes are there; those of
+/// its head do not count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Settled {
+    /// When.
+    pub timestamp: Timestamp,
+    /// Whose reservation, and what is expected.
+    pub commit: Commit,
 }
 
 impl Tail {
@@ -190,6 +204,9 @@ pub struct Delete {
     pub which: Which,
     /// When.
     pub timestamp: Timestamp,
+    /// The second phase of a conditional DELETE.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub commit: Option<Commit>,
     /// The container devices this node tells about it.
     pub listing: Vec<Place>,
 }

@@ -44,6 +44,7 @@ fn tail(bytes: &[u8]) -> Tail {
         etag: Etag::EMPTY,
         root: Root::of(bytes),
         system: Metadata::default(),
+        settled: None,
     }
 }
 
@@ -264,6 +265,7 @@ async fn every_call_can_move_between_threads() {
         which: put.which.clone(),
         timestamp,
         listing: listing.clone(),
+        commit: None,
     };
     is_send(&nodes.delete_object(&place, &delete));
     let (content_type, metadata) = (None, Metadata::default());

@@ -17,7 +17,7 @@ fn key() -> RosterKey {
     }
 }
 
-fn blank() -> RosterRow {
+pub(super) fn blank() -> RosterRow {
     RosterRow::new("a".parse().unwrap(), Some("c".parse().unwrap()))
 }
 
@@ -29,7 +29,7 @@ fn make(device: &Device, ticks: u64) {
     assert!(changed.unwrap().after.exists());
 }
 
-fn record(name: &str, ticks: u64, length: u64, deleted: bool) -> ObjectRecord {
+pub(super) fn record(name: &str, ticks: u64, length: u64, deleted: bool) -> ObjectRecord {
     ObjectRecord {
         name: name.parse().unwrap(),
         data_timestamp: at(ticks),

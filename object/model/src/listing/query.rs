@@ -66,7 +66,7 @@ pub enum Visit {
     /// The name is no line.
     Skip,
     /// The name stands for all names that begin so. The line is shown when `shown`; the walk goes on at the first
-    /// name that does not begin with `name` (in reverse: before the first that does).
+    /// name that does not begin with `name` (in reverse: before the first that does, and under `path` at that one).
     Subdir {
         /// The common beginning.
         name: String,

@@ -66,6 +66,10 @@ fn read<'a>(
                     let (_, content) = found.last_mut().expect("bytes follow an entry");
                     content.extend_from_slice(bytes);
                 }
+                TarEvent::Hole(count) => {
+                    let (_, content) = found.last_mut().expect("a hole is in an entry");
+                    content.resize(content.len() + usize::try_from(count).unwrap(), 0);
+                }
                 TarEvent::End => return Ok(found),
             }
             assert!(decoder.held.len() as u64 <= EXTENSION_BYTES_MAX);
@@ -131,7 +135,7 @@ fn only_files_are_files() {
     let archive = [
         block(b"link", b'2', 700),
         block(b"dir", b'5', 0),
-        block(b"sparse", b'S', 0),
+        with_pax(b'x', &record("GNU.sparse.major", "2"), file("sparse", b"")),
         sealed(old_directory),
         sealed(huge),
         filled(b"1234567"),
@@ -240,5 +244,124 @@ proptest! {
         }
         let whole = read([archive.as_slice()]);
         prop_assert_eq!(read(archive.chunks(7)), whole);
+    }
+}
+
+/// `ab`, a hole, `cde`, a hole: in each of the ways GNU tar writes it.
+fn sparse_archives() -> Vec<(&'static str, Vec<u8>)> {
+    let stored = b"abcde";
+    let number = |block: &mut Vec<u8>, at: usize, value: u64| {
+        block[at..at + 12].copy_from_slice(format!("{value:011o}\0").as_bytes());
+    };
+    let mut old = block(b"sparse", b'S', 5);
+    let mut more = vec![0; BLOCK_BYTES];
+    number(&mut old, 386, 0);
+    number(&mut old, 398, 2);
+    number(&mut old, 483, 2_000);
+    let mut short = old.clone();
+    for (at, value) in [(410, 1_000), (422, 3), (434, 2_000), (446, 0)] {
+        number(&mut short, at, value);
+    }
+    old[482] = 1;
+    for (at, value) in [(0, 1_000), (12, 3), (24, 2_000), (36, 0)] {
+        number(&mut more, at, value);
+    }
+    let pieces = [("0", "2"), ("1000", "3"), ("2000", "0")];
+    let mut first = record("GNU.sparse.size", "2000");
+    for (start, count) in pieces {
+        first.push_str(&record("GNU.sparse.offset", start));
+        first.push_str(&record("GNU.sparse.numbytes", count));
+    }
+    let second = [
+        record("GNU.sparse.name", "sparse"),
+        record("GNU.sparse.size", "2000"),
+        record("GNU.sparse.map", "0,2,1000,3,2000,0"),
+    ];
+    let third = [
+        record("GNU.sparse.major", "1"),
+        record("GNU.sparse.minor", "0"),
+        record("GNU.sparse.name", "sparse"),
+        record("GNU.sparse.realsize", "2000"),
+    ];
+    let mut with_map = filled(b"3\n0\n2\n1000\n3\n2000\n0\n");
+    with_map.extend(stored);
+    vec![
+        ("old", [sealed(short), filled(stored)].concat()),
+        ("old, goes on", [sealed(old), more, filled(stored)].concat()),
+        ("0.0", with_pax(b'x', &first, file("sparse", stored))),
+        (
+            "0.1",
+            with_pax(
+                b'x',
+                &second.concat(),
+                file("GNUSparseFile.1/sparse", stored),
+            ),
+        ),
+        (
+            "1.0",
+            with_pax(
+                b'x',
+                &third.concat(),
+                file("GNUSparseFile.1/sparse", &with_map),
+            ),
+        ),
+    ]
+}
+
+#[test]
+fn the_holes_of_sparse_files_are_zeros() {
+    let mut whole = vec![0; 2_000];
+    whole[..2].copy_from_slice(b"ab");
+    whole[1_000..1_003].copy_from_slice(b"cde");
+    for (way, archive) in sparse_archives() {
+        let archive = [archive, file("next", b"x")].concat();
+        let read = read([archive.as_slice()]).unwrap();
+        let (entry, content) = &read[0];
+        assert_eq!((entry.kind, entry.size), (TarKind::File, 2_000), "{way}");
+        assert_eq!(entry.name, b"sparse", "{way}");
+        assert!(entry.attributes.is_empty() && *content == whole, "{way}");
+        assert_eq!(read[1].1, b"x", "{way}");
+    }
+}
+
+#[test]
+fn sparse_maps_that_do_not_fit_are_refused() {
+    let sparse = |size: &str, map: &str| {
+        let said = record("GNU.sparse.size", size) + &record("GNU.sparse.map", map);
+        let archive = with_pax(b'x', &said, file("sparse", b"abcde"));
+        read([archive.as_slice()]).unwrap_err()
+    };
+    let malformed = TarError::Header { what: "sparse map" };
+    for (size, map) in [
+        ("2000", "0,4"),
+        ("2000", "0,6"),
+        ("4", "0,5"),
+        ("2000", "5,3,0,2"),
+        ("2000", "0,3,2,2"),
+        ("2000", "18446744073709551615,5"),
+        ("2000", "0,5,7"),
+        ("2000", "0,-5"),
+        ("9223372036854775808", "0,5"),
+    ] {
+        assert_eq!(sparse(size, map), malformed, "{size} {map}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn a_sparse_file_is_the_same_however_it_is_cut(cuts in prop::collection::vec(1usize..700, 1..40)) {
+        for (way, archive) in sparse_archives() {
+            let mut pieces = Vec::new();
+            let mut rest = archive.as_slice();
+            for cut in cuts.iter().cycle() {
+                let (piece, left) = rest.split_at((*cut).min(rest.len()));
+                pieces.push(piece);
+                rest = left;
+                if rest.is_empty() {
+                    break;
+                }
+            }
+            prop_assert_eq!(read(pieces).unwrap(), read([archive.as_slice()]).unwrap(), "{}", way);
+        }
     }
 }

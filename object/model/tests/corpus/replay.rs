@@ -28,6 +28,16 @@ fn the_corpus_of_paths_queries_and_headers() {
 }
 
 #[test]
+fn the_corpus_of_ranges() {
+    replay("range", object_entry::range);
+}
+
+#[test]
+fn the_corpus_of_listings() {
+    replay("xml", object_entry::xml);
+}
+
+#[test]
 fn the_corpus_of_archives() {
     replay("tar", object_entry::tar);
 }

@@ -33,6 +33,7 @@ async fn put(cluster: &Cluster, place: &Place, path: &ObjectPath, date: u64, lis
             etag: Etag::EMPTY,
             root: Root::of(b"jar"),
             system: Metadata::default(),
+            settled: None,
         }),
     };
     let bytes = Bytes::from_static(b"jar");

@@ -249,6 +249,7 @@ async fn a_container_is_deleted_only_when_empty_and_can_be_made_again() {
         which,
         timestamp: at(7),
         listing,
+        commit: None,
     };
     assert!(
         cluster
@@ -328,6 +329,7 @@ pub(super) fn put_head(path: &onggi_object_model::ObjectPath) -> onggi_object_wi
             etag: onggi_object_model::Etag::EMPTY,
             root: onggi_object_wire::Root::of(b"jar"),
             system: Metadata::default(),
+            settled: None,
         }),
     }
 }

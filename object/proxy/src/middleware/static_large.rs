@@ -1,12 +1,13 @@
 //! Static large objects: a manifest that names segments, their tags and lengths; readers get the segments' bytes.
 
+mod delete;
+
 use crate::assembly::{self, DEPTH_MAX, Part, Piece, Through};
 use crate::fault::{Fault, set};
 use crate::middleware::report::{Format, Report};
 use crate::proxy::Asking;
 use crate::subrequest::{
-    Answering, EtagAt, Trusted, bare, is_true, parameter, set_length, set_query, text,
-    unconditional,
+    Answering, EtagAt, Trusted, bare, is_true, parameter, set_length, text, unconditional,
 };
 use bytes::Bytes;
 use core::pin::Pin;
@@ -29,9 +30,6 @@ const MANIFEST_ETAG: HeaderName = HeaderName::from_static("x-manifest-etag");
 const PARTS_COUNT: HeaderName = HeaderName::from_static("x-parts-count");
 /// Segments looked at at a time when a manifest is put.
 const LOOKS_AT_ONCE: usize = 8;
-/// Objects one request deletes with their manifest.
-const DELETES_MAX: usize = 10_000;
-
 fn is_large(headers: &HeaderMap) -> bool {
     text(headers, STATIC_LARGE_OBJECT).is_some_and(is_true)
 }
@@ -445,96 +443,6 @@ impl Asking {
             sub_slo: is_large(headers),
             data: None,
         })
-    }
-
-    /// Deletes the segments, those of manifests within too, and the manifest last.
-    async fn delete_large(&self, path: ObjectPath, head: Head) -> Result<Response, Fault> {
-        let format = Format::of(&head);
-        let mut asked = bare(&head, Method::GET);
-        if let Some(version) = parameter(&head, "version-id") {
-            set_query(&mut asked, &[("version-id", &version)]);
-        }
-        let mut doomed: Vec<ObjectPath> = Vec::new();
-        let response = Box::pin(self.dynamic_large(path.clone(), asked.clone(), empty())).await;
-        let mut problems = Vec::new();
-        match response {
-            Ok(response) if is_large(response.headers()) => {
-                let (segments, _) = self.manifest(&path, &asked, response).await?;
-                self.gather(&path, &head, segments, &mut doomed).await?;
-            }
-            Ok(response) if response.status().is_success() => {
-                let shown = encode_rest(&format!("{}/{}", path.container, path.object));
-                problems.push((shown, "Not an SLO manifest".to_owned()));
-                let report = Report::failed(StatusCode::BAD_REQUEST, problems);
-                return Ok(report.response(format, StatusCode::OK));
-            }
-            Ok(_) | Err(Fault::NotFound) => {}
-            Err(fault) => return Err(fault),
-        }
-        let is_async = parameter(&head, "async").is_some_and(|text| is_true(&text));
-        let mut report = Report::default();
-        for object in doomed {
-            self.delete_one(&mut report, object, bare(&head, Method::DELETE))
-                .await;
-        }
-        let mut last = bare(&head, Method::DELETE);
-        if let Some(version) = parameter(&head, "version-id") {
-            set_query(&mut last, &[("version-id", &version)]);
-        }
-        self.delete_one(&mut report, path, last).await;
-        if is_async && report.problems.is_empty() {
-            return Ok(crate::object::put::plain(StatusCode::NO_CONTENT));
-        }
-        Ok(report.response(format, StatusCode::OK))
-    }
-
-    /// What a manifest's deletion takes along.
-    async fn gather(
-        &self,
-        path: &ObjectPath,
-        head: &Head,
-        segments: Vec<Segment>,
-        doomed: &mut Vec<ObjectPath>,
-    ) -> Result<(), Fault> {
-        let mut stack = vec![(segments.into_iter(), None::<ObjectPath>)];
-        while let Some((segments, own)) = stack.last_mut() {
-            let Some(segment) = segments.next() else {
-                doomed.extend(own.take());
-                stack.pop();
-                continue;
-            };
-            let Some(object) = segment_path(&path.account, &segment.name) else {
-                continue;
-            };
-            if doomed.len() >= DELETES_MAX {
-                return Err(Fault::BadRequest(format!(
-                    "Too many buffered slo segments to delete; {DELETES_MAX} are allowed"
-                )));
-            }
-            if !segment.sub_slo || stack.len() >= DEPTH_MAX {
-                doomed.push(object);
-                continue;
-            }
-            let asked = bare(head, Method::GET);
-            match Box::pin(self.dynamic_large(object.clone(), asked.clone(), empty())).await {
-                Ok(response) if is_large(response.headers()) => {
-                    let (inner, _) = self.manifest(&object, &asked, response).await?;
-                    stack.push((inner.into_iter(), Some(object)));
-                }
-                Ok(_) | Err(_) => doomed.push(object),
-            }
-        }
-        Ok(())
-    }
-
-    async fn delete_one(&self, report: &mut Report, path: ObjectPath, head: Head) {
-        let shown = encode_rest(&format!("{}/{}", path.container, path.object));
-        match Box::pin(self.dynamic_large(path, head, empty())).await {
-            Ok(response) if response.status().is_success() => report.deleted += 1,
-            Ok(response) => report.problems.push((shown, response.status().to_string())),
-            Err(Fault::NotFound) => report.not_found += 1,
-            Err(fault) => report.problems.push((shown, fault.status().to_string())),
-        }
     }
 }
 

@@ -164,7 +164,12 @@ pub(crate) struct Unpacker {
     /// Bytes of the archive itself.
     expanded: Bytes,
     body_is_over: bool,
+    /// Zeros of a hole that are still to be passed on.
+    hole: u64,
 }
+
+/// What holes are made of.
+static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
 impl Unpacker {
     pub(crate) fn new(body: Body, compression: Compression) -> Self {
@@ -175,12 +180,19 @@ impl Unpacker {
             input: Bytes::new(),
             expanded: Bytes::new(),
             body_is_over: false,
+            hole: 0,
         }
     }
 
     /// The next entry or bytes of one.
     pub(crate) async fn next(&mut self) -> Result<Unpacked, UnpackError> {
         loop {
+            if self.hole > 0 {
+                let zeros = Bytes::from_static(&ZEROS);
+                let count = usize::try_from(self.hole).map_or(zeros.len(), |n| n.min(zeros.len()));
+                self.hole -= count as u64;
+                return Ok(Unpacked::Bytes(zeros.slice(..count)));
+            }
             let expanded = self.expanded.clone();
             let mut rest = &expanded[..];
             let event = self.tar.next(&mut rest)?;
@@ -190,6 +202,10 @@ impl Unpacker {
                 Some(TarEvent::Entry(entry)) => return Ok(Unpacked::Entry(entry)),
                 Some(TarEvent::Bytes(bytes)) => {
                     return Ok(Unpacked::Bytes(expanded.slice_ref(bytes)));
+                }
+                Some(TarEvent::Hole(count)) => {
+                    self.hole = count;
+                    continue;
                 }
                 Some(TarEvent::End) => return Ok(Unpacked::End),
                 None => {}

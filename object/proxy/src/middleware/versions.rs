@@ -7,10 +7,13 @@
 //! | version of an object | NUL *object* NUL *time, counted down*, so that the newest is listed first |
 //! | version id | the time, as a timestamp |
 
+mod condition;
+
+use self::condition::{Last, expects_of};
 use super::symlink;
 use crate::fault::{Fault, set, set_named};
 use crate::proxy::Asking;
-use crate::subrequest::{AnsweredBy, Answering, Trusted, bare, is_true, parameter, text};
+use crate::subrequest::{AnsweredBy, Answering, Expects, Trusted, bare, is_true, parameter, text};
 use http::request::Parts as Head;
 use http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use onggi_common_service::http::{Body, Response, empty};
@@ -32,9 +35,12 @@ const NULL: &str = "null";
 /// One more than the last tick of ten digits of seconds.
 const TICKS_END: u64 = 10_000_000_000 * 100_000;
 
+/// Begins the names of the containers that have versions; what follows is the name of the container whose they are.
+pub(crate) const HIDDEN_PREFIX: &str = "\0versions\0";
+
 /// The container that has the versions of a container's objects.
 pub(crate) fn hidden(path: &ContainerPath) -> Option<ContainerPath> {
-    let name = ContainerName::new(format!("\0versions\0{}", path.container)).ok()?;
+    let name = ContainerName::new(format!("{HIDDEN_PREFIX}{}", path.container)).ok()?;
     Some(ContainerPath {
         account: path.account.clone(),
         container: name,
@@ -215,6 +221,8 @@ impl Asking {
         body: Body,
     ) -> Result<Response, Fault> {
         self.check(&place.path, &Method::PUT, &head).await?;
+        // A condition is about the object, and its version is new.
+        let expects = self.check_conditions(&place, &head).await?;
         self.keep_null(&place, &head).await?;
         let id = self.core.cluster.clock.stamp();
         let version = place.version(id)?;
@@ -233,49 +241,17 @@ impl Asking {
         }
         let mut asked = head.clone();
         asked.extensions.insert(Trusted);
-        // A condition is about the object, and its version is new.
-        self.check_conditions(&place, &head).await?;
         for name in crate::subrequest::CONDITIONS {
             asked.headers.remove(name);
         }
-        let mut response = Box::pin(self.linked(version.clone(), asked, body)).await?;
+        let mut response = Box::pin(self.linked(version, asked, body)).await?;
         if !response.status().is_success() {
             return Ok(response);
         }
-        self.link(&place, id, &head, expiry).await?;
+        let last = Last::Link(expiry);
+        self.conclude(&place, id, &head, &last, expects).await?;
         set(response.headers_mut(), VERSION_ID, &id.normal());
         Ok(response)
-    }
-
-    async fn check_conditions(&self, place: &Place, head: &Head) -> Result<(), Fault> {
-        let condition = crate::object::answer::condition(head);
-        if condition.is_empty() {
-            return Ok(());
-        }
-        if condition.has_none_match_tags() {
-            return Err(Fault::BadRequest(
-                "If-None-Match only supports *".to_owned(),
-            ));
-        }
-        let mut asked = bare(head, Method::HEAD);
-        asked.extensions.insert(Trusted);
-        let found = match Box::pin(self.linked(place.path.clone(), asked, empty())).await {
-            Ok(found) => Some(found),
-            Err(Fault::NotFound) => None,
-            Err(fault) => return Err(fault),
-        };
-        let etag = found.as_ref().and_then(|found| {
-            let headers = found.headers();
-            let stamp = text(headers, "x-timestamp")?.parse::<Timestamp>().ok()?;
-            let etag = text(headers, super::static_large::ETAG).or(text(headers, "etag"))?;
-            Some((etag, stamp))
-        });
-        if condition.judge_write(etag) == onggi_object_model::Verdict::Proceed {
-            Ok(())
-        } else {
-            let words = crate::object::answer::PRECONDITION;
-            Err(Fault::PreconditionFailed(words.to_owned()))
-        }
     }
 
     /// Makes the object a link to one of its versions.
@@ -284,17 +260,19 @@ impl Asking {
         place: &Place,
         id: Timestamp,
         head: &Head,
-        expiry: Vec<(HeaderName, HeaderValue)>,
-    ) -> Result<(), Fault> {
+        expiry: &[(HeaderName, HeaderValue)],
+        expects: Option<Expects>,
+    ) -> Result<Response, Fault> {
         let version = place.version(id)?;
         let there = self.stored_head(&version, head).await?;
         let there = there.ok_or(Fault::NotFound)?;
         let from = there.headers();
         let mut asked = bare(head, Method::PUT);
         asked.extensions.insert(Trusted);
+        asked.extensions.extend(expects_of(expects));
         let headers = &mut asked.headers;
         for (name, value) in expiry {
-            headers.insert(name, value);
+            headers.insert(name.clone(), value.clone());
         }
         headers.insert(header::CONTENT_LENGTH, HeaderValue::from(0));
         if let Some(kind) = from.get(header::CONTENT_TYPE) {
@@ -329,7 +307,7 @@ impl Asking {
         let path = place.path.clone();
         let written = Box::pin(self.stored(path, asked, empty())).await?;
         if written.status().is_success() {
-            Ok(())
+            Ok(written)
         } else {
             Err(Fault::Unavailable)
         }
@@ -368,6 +346,7 @@ impl Asking {
 
     async fn mark_deleted(&self, place: Place, head: Head) -> Result<Response, Fault> {
         self.check(&place.path, &Method::DELETE, &head).await?;
+        let expects = self.check_conditions(&place, &head).await?;
         self.keep_null(&place, &head).await?;
         let id = self.core.cluster.clock.stamp();
         let mut marker = bare(&head, Method::PUT);
@@ -376,9 +355,8 @@ impl Asking {
         let length = HeaderValue::from(0);
         marker.headers.insert(header::CONTENT_LENGTH, length);
         Box::pin(self.stored(place.version(id)?, marker, empty())).await?;
-        let mut last = head;
-        last.extensions.insert(Trusted);
-        let mut response = match Box::pin(self.stored(place.path, last, empty())).await {
+        let done = self.conclude(&place, id, &head, &Last::Delete, expects);
+        let mut response = match done.await {
             Err(Fault::NotFound) => Fault::NotFound.response(false),
             other => other?,
         };
@@ -472,7 +450,7 @@ impl Asking {
             ));
         }
         self.keep_null(&place, &head).await?;
-        self.link(&place, id, &head, Vec::new()).await?;
+        self.link(&place, id, &head, &[], None).await?;
         let mut response = crate::object::put::plain(StatusCode::CREATED);
         set(response.headers_mut(), VERSION_ID, &id.normal());
         Ok(response)

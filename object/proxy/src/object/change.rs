@@ -1,22 +1,38 @@
 //! POST and DELETE of objects.
 
+use super::conditional::Change;
 use super::{delete_reply, write_reply};
 use crate::driver;
 use crate::fault::Fault;
-use crate::object::answer::PRECONDITION;
 use crate::object::put::{expiry, plain};
 use crate::proxy::Core;
 use crate::subrequest::{Stamped, text};
 use http::request::Parts as Head;
 use http::{StatusCode, header};
 use onggi_common_service::http::Response;
-use onggi_object_model::{Etag, Metadata, ObjectPath, ObjectRecord, PolicyIndex, Verdict};
+use onggi_common_units::Timestamp;
+use onggi_object_client::WriteAnswer;
+use onggi_object_model::{Etag, Metadata, ObjectPath, ObjectRecord, PolicyIndex};
 use onggi_object_replica::{Consistency, Failure, Outcome};
 use onggi_object_wire::Place;
 use onggi_object_wire::object::{Delete, Post, Which};
 
 /// How often a write is tried again above what it met.
-pub(super) const STAMPS_MAX: usize = 3;
+pub(super) const STAMPS_MAX: usize = 4;
+
+/// Whether so many nodes have a write or a newer one, so that whatever becomes of it, nothing older is read again.
+pub(super) fn is_settled<'a>(
+    answers: impl IntoIterator<Item = &'a WriteAnswer>,
+    needed: usize,
+) -> bool {
+    let is_there = |answer: &&WriteAnswer| {
+        matches!(
+            answer,
+            WriteAnswer::Written { .. } | WriteAnswer::NotFound { .. } | WriteAnswer::Newer { .. }
+        )
+    };
+    answers.into_iter().filter(is_there).count() >= needed
+}
 
 impl Core {
     pub(super) async fn post_object(
@@ -39,6 +55,7 @@ impl Core {
         // An expired object is not there, though its row still is.
         self.row(policy, path).await?;
         self.encryption.seal_metadata(path, &mut metadata)?;
+        let mut is_superseded = false;
         for _ in 0..STAMPS_MAX {
             let base = Post {
                 which: Which::whole(policy, path.clone()),
@@ -69,32 +86,19 @@ impl Core {
                 .await;
             match written.outcome {
                 Outcome::Stored { .. } => return Ok(plain(StatusCode::ACCEPTED)),
-                Outcome::Failed(Failure::Newer { newest }) => self.cluster.clock.observe(newest),
+                Outcome::Failed(Failure::Newer { newest }) => {
+                    self.cluster.clock.observe(newest);
+                    let answers = written.answers.iter().map(|(_, answer)| answer);
+                    is_superseded = is_settled(answers, replicas.quorum().writes());
+                }
                 Outcome::Failed(Failure::Missing) => return Err(Fault::NotFound),
                 Outcome::Failed(_) => return Err(Fault::Unavailable),
             }
         }
-        Err(Fault::Unavailable)
-    }
-
-    /// `If-Match` and the like.
-    async fn check_delete_condition(
-        &self,
-        policy: PolicyIndex,
-        path: &ObjectPath,
-        request: &Head,
-    ) -> Result<(), Fault> {
-        let condition = super::answer::condition(request);
-        if condition.is_empty() {
-            return Ok(());
-        }
-        let known = self.head(policy, path).await?;
-        let etag = super::answer::compared_etag(request, &known);
-        let current = Some((etag.as_str(), known.info.timestamp()));
-        if condition.judge_write(current) == Verdict::Proceed {
-            Ok(())
+        if is_superseded {
+            Ok(plain(StatusCode::ACCEPTED))
         } else {
-            Err(Fault::PreconditionFailed(PRECONDITION.to_owned()))
+            Err(Fault::Unavailable)
         }
     }
 
@@ -128,17 +132,27 @@ impl Core {
         path: &ObjectPath,
         request: &Head,
     ) -> Result<Response, Fault> {
-        self.check_delete_condition(policy, path, request).await?;
+        let which = Which::whole(policy, path.clone());
+        let claim = self.check_condition(&which, request).await?;
         self.check_if_delete_at(policy, path, request).await?;
+        if let Some(claim) = claim {
+            let won = self.contest(&which, request, claim, &Change::Delete);
+            let won = won.await?;
+            let answers: Vec<&WriteAnswer> = won.answers.iter().collect();
+            self.list_deletion(&which, won.timestamp, &answers).await?;
+            return Ok(plain(StatusCode::NO_CONTENT));
+        }
         let stamped = request.extensions.get::<Stamped>().map(|at| at.0);
         if let Some(at) = stamped {
             self.cluster.clock.observe(at);
         }
+        let mut is_superseded = false;
         for _ in 0..STAMPS_MAX {
             let timestamp = stamped.unwrap_or_else(|| self.cluster.clock.stamp());
             let base = Delete {
-                which: Which::whole(policy, path.clone()),
+                which: which.clone(),
                 timestamp,
+                commit: None,
                 listing: Vec::new(),
             };
             let nodes = self.cluster.nodes.clone();
@@ -161,29 +175,13 @@ impl Core {
                 .cluster
                 .write(&replicas, &told, send, delete_reply)
                 .await;
+            let answers: Vec<&WriteAnswer> =
+                written.answers.iter().map(|(_, answer)| answer).collect();
             match written.outcome {
                 Outcome::Stored { existed, .. } => {
-                    let answers: Vec<_> =
-                        written.answers.iter().map(|(_, answer)| answer).collect();
-                    let listed = self
-                        .list_record(path, policy, &answers, || ObjectRecord {
-                            name: path.object.clone(),
-                            data_timestamp: timestamp,
-                            content_type_timestamp: timestamp,
-                            metadata_timestamp: timestamp,
-                            deleted: true,
-                            length: 0,
-                            etag: Etag::EMPTY,
-                            content_type: String::new(),
-                            annotations: Metadata::default(),
-                        })
-                        .await;
-                    if !listed && self.cluster.consistency == Consistency::Strict {
-                        return Err(Fault::Unavailable);
-                    }
-                    let status = StatusCode::NO_CONTENT;
+                    self.list_deletion(&which, timestamp, &answers).await?;
                     return if existed {
-                        Ok(plain(status))
+                        Ok(plain(StatusCode::NO_CONTENT))
                     } else {
                         Err(Fault::NotFound)
                     };
@@ -191,10 +189,66 @@ impl Core {
                 Outcome::Failed(Failure::Newer { .. }) if stamped.is_some() => {
                     return Err(Fault::Conflict(String::new()));
                 }
-                Outcome::Failed(Failure::Newer { newest }) => self.cluster.clock.observe(newest),
+                Outcome::Failed(Failure::Newer { newest }) => {
+                    self.cluster.clock.observe(newest);
+                    is_superseded = is_settled(answers, replicas.quorum().writes());
+                }
                 Outcome::Failed(_) => return Err(Fault::Unavailable),
             }
         }
-        Err(Fault::Unavailable)
+        // Each time another object had been put meanwhile, and stands.
+        Err(if is_superseded {
+            Fault::Conflict(String::new())
+        } else {
+            Fault::Unavailable
+        })
+    }
+
+    /// Sees to it that listings know of a deletion.
+    async fn list_deletion(
+        &self,
+        which: &Which,
+        timestamp: Timestamp,
+        answers: &[&WriteAnswer],
+    ) -> Result<(), Fault> {
+        let record = || ObjectRecord {
+            name: which.path.object.clone(),
+            data_timestamp: timestamp,
+            content_type_timestamp: timestamp,
+            metadata_timestamp: timestamp,
+            deleted: true,
+            length: 0,
+            etag: Etag::EMPTY,
+            content_type: String::new(),
+            annotations: Metadata::default(),
+        };
+        let listed = self
+            .list_record(&which.path, which.policy, answers, record)
+            .await;
+        if !listed && self.cluster.consistency == Consistency::Strict {
+            return Err(Fault::Unavailable);
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_with_the_write_or_a_newer_one_is_settled() {
+        let answers = [
+            WriteAnswer::Written { listed: Vec::new() },
+            WriteAnswer::Newer {
+                newest: Timestamp::ZERO,
+            },
+            WriteAnswer::Full,
+            WriteAnswer::WrongBody,
+            WriteAnswer::Reserved {
+                stamp: Timestamp::ZERO,
+            },
+        ];
+        assert!(is_settled(&answers, 2) && !is_settled(&answers, 3));
     }
 }

@@ -1,22 +1,23 @@
-//! Conditional PUTs, in two phases: the key is reserved on W primaries, then the bytes are committed there.
+//! Conditional PUTs and DELETEs, in two phases: the key is reserved on W primaries, then the change is committed there.
 //!
 //! Two majorities meet in a primary, so of several racers at most one has a reservation at a time, and whoever comes
 //! after a commit finds the object changed. A commit counts primaries only: handoffs have no reservation.
 
-use super::put::{Arrived, NewObject};
+use super::put::NewObject;
 use crate::cluster::{Cluster, Member};
 use crate::fault::Fault;
 use crate::object::answer::PRECONDITION;
 use crate::proxy::Core;
+use crate::subrequest::Expects;
 use bytes::Bytes;
 use core::time::Duration;
+use http::Method;
 use http::request::Parts as Head;
-use onggi_common_service::http::Response;
 use onggi_common_units::Timestamp;
 use onggi_object_client::{CallError, Nodes, WriteAnswer};
 use onggi_object_model::Verdict;
 use onggi_object_wire::Place;
-use onggi_object_wire::object::{Commit, Put, Release, Reserve, Which};
+use onggi_object_wire::object::{Commit, Delete, Put, Release, Reserve, Settled, Which};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
@@ -30,7 +31,10 @@ const STRAGGLER_TIME_MAX: Duration = Duration::from_millis(100);
 /// The first pause of a racer, and the longest.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(160));
 
-/// Reservations of one PUT. Dropping it gives them up.
+/// How often one racer asks for the key above what it has met before it begins anew.
+const TURNS_MAX: usize = 8;
+
+/// Reservations of one write. Dropping it gives them up.
 pub(super) struct Held {
     nodes: Nodes,
     release: Release,
@@ -80,33 +84,49 @@ async fn release_at(nodes: Nodes, place: Place, release: Release) {
 
 /// What asking for reservations came to.
 enum Asked {
-    Held(Held),
+    Held(Held, Timestamp),
     /// Somebody else has some, or the object or the clock has moved on.
     Again,
     Unavailable,
+}
+
+/// What is done with a key once it is reserved.
+#[derive(Debug, Clone)]
+pub(super) enum Change {
+    Put { base: Put, bytes: Bytes },
+    Delete,
+}
+
+/// A conditional write that was committed.
+pub(super) struct Won {
+    pub(super) timestamp: Timestamp,
+    pub(super) answers: Vec<WriteAnswer>,
 }
 
 impl Core {
     /// Judges `If-None-Match: *` and `If-Match` by what a quorum of nodes has. `None`: the request has no condition.
     pub(super) async fn check_condition(
         &self,
-        new: &NewObject,
+        which: &Which,
         request: &Head,
     ) -> Result<Option<Commit>, Fault> {
         let condition = super::answer::condition(request);
-        if condition.is_empty() {
+        let expects = request.extensions.get::<Expects>().map(|expects| expects.0);
+        if condition.is_empty() && expects.is_none() {
             return Ok(None);
         }
-        if condition.has_none_match_tags() {
+        let is_delete = request.method == Method::DELETE;
+        if condition.has_none_match_tags() && !is_delete {
             return Err(Fault::BadRequest(
                 "If-None-Match only supports *".to_owned(),
             ));
         }
-        let current = match self.head(new.policy, &new.path).await {
+        let current = match self.head(which.policy, &which.path).await {
             Ok(found) => Some(found),
-            Err(Fault::NotFound) => None,
+            Err(Fault::NotFound) if !is_delete => None,
             Err(fault) => return Err(fault),
         };
+        let stamp = current.as_ref().map(|known| known.info.data_timestamp);
         let etag = current.as_ref().map(|known| {
             (
                 super::answer::compared_etag(request, known),
@@ -114,47 +134,53 @@ impl Core {
             )
         });
         let judged = etag.as_ref().map(|(etag, stamp)| (etag.as_str(), *stamp));
-        match condition.judge_write(judged) {
-            Verdict::Proceed => Ok(Some(Commit {
+        let is_met = match expects {
+            Some(expected) => expected == stamp,
+            None => condition.judge_write(judged) == Verdict::Proceed,
+        };
+        if is_met {
+            Ok(Some(Commit {
                 token: self.entropy.hex_id(),
-                expected: current.map(|known| known.info.data_timestamp),
-            })),
-            Verdict::NotModified | Verdict::Failed => {
-                Err(Fault::PreconditionFailed(PRECONDITION.to_owned()))
-            }
+                expected: stamp,
+            }))
+        } else {
+            Err(Fault::PreconditionFailed(PRECONDITION.to_owned()))
         }
     }
 
-    /// Both phases of a conditional PUT whose bytes are in memory.
-    pub(super) async fn store_conditional(
+    /// Both phases of a conditional write whose bytes, if it has any, are in memory.
+    pub(super) async fn contest(
         &self,
-        mut new: NewObject,
+        which: &Which,
         request: &Head,
-        bytes: Bytes,
-        arrived: Arrived,
-    ) -> Result<Response, Fault> {
+        first: Commit,
+        change: &Change,
+    ) -> Result<Won, Fault> {
         let deadline = Instant::now() + RACE_TIME_MAX;
-        let mut pause = PAUSES.0;
+        let (mut pause, mut claim) = (PAUSES.0, first);
         loop {
-            let timestamp = self.cluster.clock.stamp();
-            match self.reserve(&new, timestamp).await? {
-                Asked::Held(held) => {
-                    let needed = self.needed(&new)?;
-                    let base = Put {
-                        tail: Some(arrived.tail.clone()),
-                        ..new.put(timestamp, Vec::new())
+            match self.reserve(which, claim).await? {
+                Asked::Held(held, timestamp) => {
+                    let needed = self.needed(which)?;
+                    let settled = Settled {
+                        timestamp,
+                        commit: claim,
                     };
-                    let told = self.cluster.container(&new.path.container_path()).places();
-                    let mut done = commit(&base, &told, held, needed, &bytes).await;
-                    let in_doubt = done.answers.len() < needed || count_stored(&done.answers) > 0;
-                    if in_doubt && count_stored(&done.answers) < needed {
-                        let more = self.complete(&new, &base, &done, needed, &bytes).await?;
+                    let told = self
+                        .cluster
+                        .container(&which.path.container_path())
+                        .places();
+                    let mut done = commit(change, &settled, &told, held, needed).await;
+                    let in_doubt = done.answers.len() < needed || count_done(&done.answers) > 0;
+                    if in_doubt && count_done(&done.answers) < needed {
+                        let more = self
+                            .complete(which, &settled, change, &done, needed)
+                            .await?;
                         done.answers.extend(more);
                     }
-                    if count_stored(&done.answers) >= needed {
-                        return self
-                            .acknowledge(&new, &arrived, timestamp, &done.answers)
-                            .await;
+                    if count_done(&done.answers) >= needed {
+                        let answers = done.answers;
+                        return Ok(Won { timestamp, answers });
                     }
                     if in_doubt {
                         // Some have it, or may have it: only the client can ask what became of it.
@@ -169,69 +195,85 @@ impl Core {
             }
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(PAUSES.1);
-            new.commit = self.check_condition(&new, request).await?;
+            let now = self.check_condition(which, request).await?;
+            claim = now.ok_or(Fault::Unavailable)?;
         }
     }
 
-    /// The first phase of a conditional PUT whose bytes have gone to the nodes already, and wait there. `None`: it has
-    /// no condition.
+    /// The first phase of a conditional PUT whose bytes have gone to the nodes already, and wait there: what they are told
+    /// at the end of the body. `None`: it has no condition.
     pub(super) async fn reserve_for_stream(
         &self,
         new: &NewObject,
         request: &Head,
-        timestamp: Timestamp,
-    ) -> Result<Option<Held>, Fault> {
-        if new.commit.is_none() {
+    ) -> Result<Option<(Held, Settled)>, Fault> {
+        let Some(mut claim) = new.commit else {
             return Ok(None);
-        }
+        };
+        let which = Which::whole(new.policy, new.path.clone());
         let deadline = Instant::now() + RACE_TIME_MAX;
         let mut pause = PAUSES.0;
         loop {
-            match self.reserve(new, timestamp).await? {
-                Asked::Held(held) => return Ok(Some(held)),
+            match self.reserve(&which, claim).await? {
+                Asked::Held(held, timestamp) => {
+                    let settled = Settled {
+                        timestamp,
+                        commit: claim,
+                    };
+                    return Ok(Some((held, settled)));
+                }
                 Asked::Again if Instant::now() < deadline => {
                     tokio::time::sleep(pause).await;
                     pause = (pause * 2).min(PAUSES.1);
-                    let now = self.check_condition(new, request).await?;
-                    let expected = |commit: Option<Commit>| commit.map(|commit| commit.expected);
-                    if expected(now) != expected(new.commit) {
-                        // What the nodes were told to expect is not there any more.
-                        return Err(Fault::Unavailable);
-                    }
+                    let now = self.check_condition(&which, request).await?;
+                    claim = now.ok_or(Fault::Unavailable)?;
                 }
                 Asked::Again | Asked::Unavailable => return Err(Fault::Unavailable),
             }
         }
     }
 
-    fn needed(&self, new: &NewObject) -> Result<usize, Fault> {
-        let replicas = self.cluster.object(new.policy, &new.path);
+    fn needed(&self, which: &Which) -> Result<usize, Fault> {
+        let replicas = self.cluster.object(which.policy, &which.path);
         Ok(replicas.ok_or(Fault::Unavailable)?.quorum().writes())
     }
 
-    /// Asks the first primary alone and then the rest, so that racers seldom hold each other up.
-    async fn reserve(&self, new: &NewObject, timestamp: Timestamp) -> Result<Asked, Fault> {
+    /// Asks the first primary alone and then the rest, so that racers seldom hold each other up. Where something newer
+    /// is, all that were asked are asked again with a stamp above it: they let nothing newer in meanwhile.
+    async fn reserve(&self, which: &Which, claim: Commit) -> Result<Asked, Fault> {
         let replicas = self
             .cluster
-            .object(new.policy, &new.path)
+            .object(which.policy, &which.path)
             .ok_or(Fault::Unavailable)?;
         let needed = replicas.quorum().writes();
         let now = self.cluster.clock.monotonic();
         let members = replicas.well(&self.cluster.limiter, now);
-        let mut round = Round::new(&self.cluster, new, timestamp)?;
-        let mut rest = members.into_iter();
-        round.ask(rest.by_ref().take(1));
-        round.listen(1, Instant::now() + STRAGGLER_TIME_MAX).await;
-        if !round.is_again {
-            round.ask(rest);
-            round
-                .listen(needed, Instant::now() + RESERVE_TIME_MAX)
-                .await;
+        let mut round = Round::new(&self.cluster, which, claim);
+        let (mut from, mut to) = (0, 1);
+        for _ in 0..TURNS_MAX {
+            let asked = members.iter().take(to).skip(from).cloned();
+            let is_first = to == 1;
+            round.ask(asked);
+            if is_first {
+                round.listen(1, Instant::now() + STRAGGLER_TIME_MAX).await;
+            } else {
+                let deadline = Instant::now() + RESERVE_TIME_MAX;
+                round.listen(needed, deadline).await;
+            }
+            match round.refused {
+                Some(Refusal::Below) => {
+                    round.rise();
+                    from = 0;
+                }
+                Some(Refusal::Changed) => break,
+                None if is_first && members.len() > 1 => (from, to) = (1, members.len()),
+                None => break,
+            }
         }
         if round.held.granted.len() >= needed {
-            return Ok(Asked::Held(round.held));
+            return Ok(Asked::Held(round.held, round.reserve.timestamp));
         }
-        let is_again = round.is_again;
+        let is_again = round.refused.is_some();
         round.held.release().await;
         Ok(if is_again {
             Asked::Again
@@ -244,17 +286,18 @@ impl Core {
     /// so that the outcome is known after all. Returns what these answered.
     async fn complete(
         &self,
-        new: &NewObject,
-        base: &Put,
+        which: &Which,
+        settled: &Settled,
+        change: &Change,
         done: &Committed,
         needed: usize,
-        bytes: &Bytes,
     ) -> Result<Vec<WriteAnswer>, Fault> {
-        let missing = needed.saturating_sub(count_stored(&done.answers));
-        let replicas = self.cluster.object(new.policy, &new.path);
+        let missing = needed.saturating_sub(count_done(&done.answers));
+        let replicas = self.cluster.object(which.policy, &which.path);
         let mut others = replicas.ok_or(Fault::Unavailable)?.primaries;
         others.retain(|member| !done.tried.contains(&member.place));
-        let mut round = Round::new(&self.cluster, new, base.timestamp)?;
+        let mut round = Round::new(&self.cluster, which, settled.commit);
+        round.reserve.timestamp = settled.timestamp;
         round.ask(others.into_iter());
         round
             .listen(missing, Instant::now() + RESERVE_TIME_MAX)
@@ -263,13 +306,25 @@ impl Core {
             round.held.release().await;
             return Ok(Vec::new());
         }
-        let told = self.cluster.container(&new.path.container_path()).places();
-        let done = commit(base, &told, round.held, missing, bytes).await;
+        let told = self
+            .cluster
+            .container(&which.path.container_path())
+            .places();
+        let done = commit(change, settled, &told, round.held, missing).await;
         Ok(done.answers)
     }
 }
 
-type Reserving = (Member, Result<WriteAnswer, CallError>);
+type Reserving = (Member, Timestamp, Result<WriteAnswer, CallError>);
+
+/// Why a node has not reserved the key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Refusal {
+    /// The stamp is not above what is there.
+    Below,
+    /// Another racer has the key, or the object is not as expected.
+    Changed,
+}
 
 /// Nodes that are being asked to reserve a key.
 struct Round<'a> {
@@ -278,16 +333,14 @@ struct Round<'a> {
     held: Held,
     /// How many have not answered yet.
     due: usize,
-    /// Whether one refused for a reason that may pass.
-    is_again: bool,
+    /// Why one refused, for a reason that may pass.
+    refused: Option<Refusal>,
     sender: mpsc::Sender<Reserving>,
     answers: mpsc::Receiver<Reserving>,
 }
 
 impl<'a> Round<'a> {
-    fn new(cluster: &'a Cluster, new: &NewObject, timestamp: Timestamp) -> Result<Self, Fault> {
-        let commit = new.commit.ok_or(Fault::Unavailable)?;
-        let which = Which::whole(new.policy, new.path.clone());
+    fn new(cluster: &'a Cluster, which: &Which, commit: Commit) -> Self {
         let held = Held {
             nodes: cluster.nodes.clone(),
             release: Release {
@@ -297,26 +350,35 @@ impl<'a> Round<'a> {
             asked: Vec::new(),
             granted: Vec::new(),
         };
-        // No more answers than replicas ever wait here.
+        // No more answers than replicas wait here for long: those to earlier turns are passed over.
         let (sender, answers) = mpsc::channel(usize::from(u8::MAX));
-        Ok(Self {
+        Self {
             cluster,
             reserve: Reserve {
-                which,
-                timestamp,
+                which: which.clone(),
+                timestamp: cluster.clock.stamp(),
                 commit,
             },
             held,
             due: 0,
-            is_again: false,
+            refused: None,
             sender,
             answers,
-        })
+        }
+    }
+
+    /// Begins a turn above all that was met.
+    fn rise(&mut self) {
+        self.reserve.timestamp = self.cluster.clock.stamp();
+        self.held.granted.clear();
+        (self.due, self.refused) = (0, None);
     }
 
     fn ask(&mut self, members: impl Iterator<Item = Member>) {
         for member in members {
-            self.held.asked.push(member.place.clone());
+            if !self.held.asked.contains(&member.place) {
+                self.held.asked.push(member.place.clone());
+            }
             self.due += 1;
             let (nodes, reserve) = (self.cluster.nodes.clone(), self.reserve.clone());
             let sender = self.sender.clone();
@@ -327,8 +389,9 @@ impl<'a> Round<'a> {
                     limit: RESERVE_TIME_MAX,
                 };
                 let answer = tokio::time::timeout(RESERVE_TIME_MAX, call).await;
+                let answer = answer.unwrap_or(Err(late));
                 // Nobody waits for it when enough others were faster.
-                drop(sender.send((member, answer.unwrap_or(Err(late)))).await);
+                drop(sender.send((member, reserve.timestamp, answer)).await);
             });
         }
     }
@@ -345,69 +408,86 @@ impl<'a> Round<'a> {
                 deadline = deadline.min(Instant::now() + STRAGGLER_TIME_MAX);
             }
             match tokio::time::timeout_at(deadline, self.answers.recv()).await {
-                Ok(Some((member, answer))) => self.hear(member, &answer),
+                Ok(Some((member, asked_at, answer))) => self.hear(member, asked_at, &answer),
                 Ok(None) | Err(_) => return,
             }
         }
     }
 
-    fn hear(&mut self, member: Member, answer: &Result<WriteAnswer, CallError>) {
-        self.due -= 1;
+    fn hear(
+        &mut self,
+        member: Member,
+        asked_at: Timestamp,
+        answer: &Result<WriteAnswer, CallError>,
+    ) {
         self.cluster.note(&member, answer);
+        if asked_at != self.reserve.timestamp {
+            return;
+        }
+        self.due = self.due.saturating_sub(1);
         if matches!(answer, Ok(WriteAnswer::Written { .. })) {
             self.held.granted.push(member);
-        } else if let Some(stamp) = refused_for(answer.as_ref().ok()) {
+        } else if let Some((refusal, stamp)) = refused_for(answer.as_ref().ok()) {
             self.cluster.clock.observe(stamp);
-            self.is_again = true;
+            if self.refused != Some(Refusal::Changed) {
+                self.refused = Some(refusal);
+            }
         }
     }
 }
 
-/// The stamp for which a node refuses to reserve; `None` when it refuses for no reason that may pass soon.
-const fn refused_for(answer: Option<&WriteAnswer>) -> Option<Timestamp> {
+/// Why a node refuses to reserve, and the stamp it says; `None` when it refuses for no reason that may pass soon.
+const fn refused_for(answer: Option<&WriteAnswer>) -> Option<(Refusal, Timestamp)> {
     match answer {
-        Some(
-            WriteAnswer::Reserved { stamp: newest }
-            | WriteAnswer::Newer { newest }
-            | WriteAnswer::Present { newest },
-        ) => Some(*newest),
+        Some(WriteAnswer::Newer { newest }) => Some((Refusal::Below, *newest)),
+        Some(WriteAnswer::Reserved { stamp: newest } | WriteAnswer::Present { newest }) => {
+            Some((Refusal::Changed, *newest))
+        }
         Some(_) | None => None,
     }
 }
 
-fn count_stored(answers: &[WriteAnswer]) -> usize {
-    answers.iter().filter(|answer| answer.is_stored()).count()
+/// Nodes where the change is on stable storage; a deletion also where nothing was to delete.
+fn count_done(answers: &[WriteAnswer]) -> usize {
+    let is_done = |answer: &&WriteAnswer| {
+        matches!(
+            answer,
+            WriteAnswer::Written { .. } | WriteAnswer::NotFound { .. }
+        )
+    };
+    answers.iter().filter(is_done).count()
 }
 
 /// What the second phase brought.
 struct Committed {
-    /// Where the bytes were sent.
+    /// Where the change was sent.
     tried: Vec<Place>,
     answers: Vec<WriteAnswer>,
 }
 
-/// The second phase: sends the bytes to where the key is reserved, and waits for so many to have them. The calls are
-/// tasks of their own, so that a client that goes away in between does not leave some without them.
+/// The second phase: sends the change to where the key is reserved, and waits for so many to have it. The calls are
+/// tasks of their own, so that a client that goes away in between does not leave some without it.
 async fn commit(
-    base: &Put,
+    change: &Change,
+    settled: &Settled,
     told: &[Place],
     mut held: Held,
     needed: usize,
-    bytes: &Bytes,
 ) -> Committed {
     let count = held.granted.len().max(1);
     let (sender, mut receiver) = mpsc::channel(count);
     let mut tried = Vec::new();
     for (index, member) in held.granted.iter().enumerate() {
-        let put = Put {
-            listing: told.iter().skip(index).step_by(count).cloned().collect(),
-            ..base.clone()
-        };
+        let listing = told.iter().skip(index).step_by(count).cloned().collect();
         let (nodes, place) = (held.nodes.clone(), member.place.clone());
-        let (bytes, sender) = (bytes.clone(), sender.clone());
+        let (which, sender) = (held.release.which.clone(), sender.clone());
+        let (change, settled) = (change.clone(), *settled);
         tried.push(place.clone());
         tokio::spawn(async move {
-            match nodes.put_object(&place, &put, bytes).await {
+            match change
+                .carry_out(&nodes, &place, which, settled, listing)
+                .await
+            {
                 // Nobody waits for it when enough others were faster.
                 Ok(answer) => drop(sender.send(answer).await),
                 Err(error) => tracing::debug!(%place, %error, "a storage node did not commit"),
@@ -419,11 +499,44 @@ async fn commit(
     let mut answers = Vec::new();
     while let Some(answer) = receiver.recv().await {
         answers.push(answer);
-        if count_stored(&answers) >= needed {
+        if count_done(&answers) >= needed {
             return Committed { tried, answers };
         }
     }
     // It is lost: what has not arrived yet must not arrive later.
     held.asked = asked;
     Committed { tried, answers }
+}
+
+impl Change {
+    async fn carry_out(
+        self,
+        nodes: &Nodes,
+        place: &Place,
+        which: Which,
+        settled: Settled,
+        listing: Vec<Place>,
+    ) -> Result<WriteAnswer, CallError> {
+        let Settled { timestamp, commit } = settled;
+        match self {
+            Self::Put { base, bytes } => {
+                let put = Put {
+                    timestamp,
+                    commit: Some(commit),
+                    listing,
+                    ..base
+                };
+                nodes.put_object(place, &put, bytes).await
+            }
+            Self::Delete => {
+                let delete = Delete {
+                    which,
+                    timestamp,
+                    commit: Some(commit),
+                    listing,
+                };
+                nodes.delete_object(place, &delete).await
+            }
+        }
+    }
 }

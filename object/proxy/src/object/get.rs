@@ -17,6 +17,8 @@ use onggi_object_wire::object::{Found, Get, Wanted, Which};
 
 /// A body this short is read whole before it is answered: a node that breaks off is then no one's business.
 const WHOLE_BYTES_MAX: u64 = 64 << 10;
+/// How often an object is looked for anew when it was replaced before its bytes could be read.
+const OPENED_MAX: usize = 5;
 
 /// What one node said, and whether it was asked for bytes as well.
 struct Said {
@@ -256,14 +258,32 @@ impl Core {
         })
     }
 
-    /// Opens an object: the bytes come from one node after another if need be.
+    /// Opens an object: the bytes come from one node after another if need be, and of what has come in its place if it
+    /// was replaced before the first of them came.
     pub(super) async fn open(
         &self,
         policy: PolicyIndex,
         path: &ObjectPath,
         range: Option<String>,
     ) -> Result<Opened, Fault> {
+        for _ in 1..OPENED_MAX {
+            let located = self.locate(policy, path, range.clone()).await?;
+            if let Some(opened) = self.open_located(policy, path, located).await? {
+                return Ok(opened);
+            }
+        }
         let located = self.locate(policy, path, range).await?;
+        let opened = self.open_located(policy, path, located).await?;
+        opened.ok_or(Fault::Unavailable)
+    }
+
+    /// `None` when it was replaced meanwhile.
+    async fn open_located(
+        &self,
+        policy: PolicyIndex,
+        path: &ObjectPath,
+        located: Located,
+    ) -> Result<Option<Opened>, Fault> {
         let Located {
             known,
             version,
@@ -285,33 +305,43 @@ impl Core {
             end,
             current: open,
             sources: sources.into_iter(),
+            is_replaced: false,
             cipher,
         };
         if start >= end {
-            return Ok(Opened {
+            return Ok(Some(Opened {
                 known,
                 range,
                 body: empty(),
-            });
+            }));
         }
         if end - start <= WHOLE_BYTES_MAX {
             let mut whole = Vec::with_capacity(usize::try_from(end - start).unwrap_or(0));
-            while let Some(piece) = reading.next_stored().await? {
-                whole.extend_from_slice(&piece);
+            loop {
+                match reading.next_stored().await {
+                    Ok(Some(piece)) => whole.extend_from_slice(&piece),
+                    Ok(None) => break,
+                    Err(_) if reading.is_replaced => return Ok(None),
+                    Err(fault) => return Err(fault),
+                }
             }
             if let Some(cipher) = &mut reading.cipher {
                 cipher.apply(&mut whole);
             }
-            return Ok(Opened {
+            return Ok(Some(Opened {
                 known,
                 range,
                 body: full(whole),
-            });
+            }));
         }
         // The first piece decides whether the answer is 200 or 503.
-        let first = reading.next().await?.ok_or(Fault::Unavailable)?;
+        let first = match reading.next().await {
+            Ok(first) => first.ok_or(Fault::Unavailable)?,
+            Err(_) if reading.is_replaced => return Ok(None),
+            Err(fault) => return Err(fault),
+        };
         let (body, sender) = piped(end - start);
         tokio::spawn(reading.pump(first, sender));
-        Ok(Opened { known, range, body })
+        Ok(Some(Opened { known, range, body }))
     }
 }

@@ -1,6 +1,7 @@
 //! PUT of objects: bytes in, hashes beside, N copies out.
 
-use super::change::STAMPS_MAX;
+use super::change::{STAMPS_MAX, is_settled};
+use super::conditional::Change;
 use super::stream::Fan;
 use super::write_reply;
 use crate::driver;
@@ -127,6 +128,7 @@ impl Arriving {
             etag: kept,
             root: hash.root,
             system,
+            settled: None,
         };
         Arrived { etag, tail }
     }
@@ -153,6 +155,10 @@ pub(crate) fn plain(status: StatusCode) -> Response {
     response
 }
 
+fn is_number(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
+}
+
 /// `X-Delete-After` becomes `X-Delete-At`; a moment that is over is refused.
 pub(crate) fn expiry(
     headers: &HeaderMap,
@@ -160,21 +166,31 @@ pub(crate) fn expiry(
     metadata: &mut Metadata,
 ) -> Result<(), Fault> {
     let number = |name: &str, text: &str| {
-        let plain = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
         // Further than ten digits reach is never.
-        let value = plain.then(|| text.parse().unwrap_or(u64::MAX).min(DELETE_AT_MAX));
+        let value = is_number(text).then(|| text.parse().unwrap_or(u64::MAX).min(DELETE_AT_MAX));
         value.ok_or_else(|| Fault::BadRequest(format!("Non-integer {name}")))
     };
     let seconds = now.to_utc().seconds();
     if let Some(after) = text(headers, "x-delete-after").filter(|text| !text.is_empty()) {
-        let after = number("X-Delete-After", after)?;
+        // Swift reads a sign, and then finds the moment over.
+        let is_past = after.strip_prefix('-').is_some_and(is_number);
+        let after = number("X-Delete-After", after.strip_prefix('+').unwrap_or(after));
+        if is_past || after == Ok(0) {
+            return Err(Fault::BadRequest("X-Delete-After in past".to_owned()));
+        }
+        let after = after?;
         let at = seconds.saturating_add(after).min(DELETE_AT_MAX);
         metadata.insert("x-delete-at", at.to_string());
     }
     let Some(at) = metadata.get("x-delete-at") else {
         return Ok(());
     };
-    let at = number("X-Delete-At", at)?;
+    let is_past = at.strip_prefix('-').is_some_and(is_number);
+    let at = if is_past {
+        0
+    } else {
+        number("X-Delete-At", at.strip_prefix('+').unwrap_or(at))?
+    };
     metadata.insert("x-delete-at", at.to_string());
     if at <= seconds {
         return Err(Fault::BadRequest("X-Delete-At in past".to_owned()));
@@ -221,7 +237,8 @@ impl Core {
     ) -> Result<Response, Fault> {
         let length = announced_length(&request.headers)?;
         let mut new = self.new_object(policy, path, &request.headers, length)?;
-        new.commit = self.check_condition(&new, request).await?;
+        let which = Which::whole(policy, path.clone());
+        new.commit = self.check_condition(&which, request).await?;
         new.stamped = request.extensions.get::<Stamped>().map(|at| at.0);
         self.store(new, request, body).await
     }
@@ -279,8 +296,17 @@ impl Core {
         if is_all {
             let arrived = arriving.finish();
             check_etag(&new, &arrived)?;
-            if new.commit.is_some() {
-                return self.store_conditional(new, request, first, arrived).await;
+            if let Some(claim) = new.commit {
+                let which = Which::whole(new.policy, new.path.clone());
+                let base = Put {
+                    tail: Some(arrived.tail.clone()),
+                    ..new.put(Timestamp::ZERO, Vec::new())
+                };
+                let change = Change::Put { base, bytes: first };
+                let won = self.contest(&which, request, claim, &change).await?;
+                return self
+                    .acknowledge(&new, &arrived, won.timestamp, &won.answers)
+                    .await;
             }
             return self.store_whole(&new, first, arrived).await;
         }
@@ -290,12 +316,14 @@ impl Core {
         while let Some(bytes) = arriving.next().await? {
             fan.send(bytes).await?;
         }
-        let arrived = arriving.finish();
+        let mut arrived = arriving.finish();
         // Dropping the streams gives the PUT up: nothing of it stays.
         check_etag(&new, &arrived)?;
         let needed = fan.needed();
         let is_conditional = new.commit.is_some();
-        let held = self.reserve_for_stream(&new, request, timestamp).await?;
+        let (held, settled) = self.reserve_for_stream(&new, request).await?.unzip();
+        let timestamp = settled.map_or(timestamp, |settled| settled.timestamp);
+        arrived.tail.settled = settled;
         let (outcome, answers) = fan.finish(&arrived.tail).await;
         if let (Some(held), Outcome::Stored { .. }) = (held, outcome) {
             held.keep();
@@ -308,7 +336,7 @@ impl Core {
             Outcome::Failed(Failure::Newer { newest })
                 if !is_conditional
                     && newest <= self.cluster.clock.now()
-                    && count_settled(&answers) >= needed =>
+                    && is_settled(&answers, needed) =>
             {
                 // Another write began while this one's bytes came, and stands in its place: as if it had come after this.
                 self.cluster.clock.observe(newest);
@@ -330,6 +358,8 @@ impl Core {
             .object(new.policy, &new.path)
             .ok_or(Fault::Unavailable)?;
         let told = self.cluster.container(&new.path.container_path()).places();
+        let needed = replicas.quorum().writes();
+        let mut is_superseded = false;
         for _ in 0..STAMPS_MAX {
             let timestamp = self.stamp_of(new);
             let base = Put {
@@ -361,11 +391,20 @@ impl Core {
                 Outcome::Failed(Failure::Newer { .. }) if new.stamped.is_some() => {
                     return Ok(plain(StatusCode::ACCEPTED));
                 }
-                Outcome::Failed(Failure::Newer { newest }) => self.cluster.clock.observe(newest),
+                Outcome::Failed(Failure::Newer { newest }) => {
+                    self.cluster.clock.observe(newest);
+                    let answers = written.answers.iter().map(|(_, answer)| answer);
+                    is_superseded = is_settled(answers, needed);
+                }
                 Outcome::Failed(failure) => return Err(self.failed(failure)),
             }
         }
-        Err(Fault::Unavailable)
+        // It was stamped above all that was there when it began: what stands in its place came after it.
+        if is_superseded {
+            Ok(plain(StatusCode::ACCEPTED))
+        } else {
+            Err(Fault::Unavailable)
+        }
     }
 
     /// The stamp a PUT carries: its own, or one newer than everything seen.
@@ -438,17 +477,6 @@ impl NewObject {
             tail: None,
         }
     }
-}
-
-/// Nodes that have a write, or one that is newer.
-fn count_settled(answers: &[WriteAnswer]) -> usize {
-    let is_settled = |answer: &&WriteAnswer| {
-        matches!(
-            answer,
-            WriteAnswer::Written { .. } | WriteAnswer::Newer { .. }
-        )
-    };
-    answers.iter().filter(is_settled).count()
 }
 
 fn announced_length(headers: &HeaderMap) -> Result<Option<u64>, Fault> {
@@ -526,19 +554,6 @@ mod tests {
     }
 
     #[test]
-    fn a_node_with_the_write_or_a_newer_one_is_settled() {
-        let answers = [
-            WriteAnswer::Written { listed: Vec::new() },
-            WriteAnswer::Newer {
-                newest: Timestamp::ZERO,
-            },
-            WriteAnswer::Full,
-            WriteAnswer::WrongBody,
-        ];
-        assert_eq!(count_settled(&answers), 2);
-    }
-
-    #[test]
     fn a_deletion_date_must_be_a_number_in_the_future() {
         let now: Timestamp = "1000".parse().unwrap();
         let run = |name: &'static str, value: &'static str| {
@@ -552,12 +567,19 @@ mod tests {
         };
         assert_eq!(run("x-delete-after", "5"), Ok(Some("1005".to_owned())));
         assert_eq!(run("x-delete-at", "1001"), Ok(Some("1001".to_owned())));
-        for (name, value) in [
-            ("x-delete-at", "999"),
-            ("x-delete-at", "soon"),
-            ("x-delete-after", "-1"),
+        assert_eq!(run("x-delete-after", "+5"), Ok(Some("1005".to_owned())));
+        for (name, value, words) in [
+            ("x-delete-at", "999", "X-Delete-At in past"),
+            ("x-delete-at", "-1", "X-Delete-At in past"),
+            ("x-delete-at", "soon", "Non-integer X-Delete-At"),
+            ("x-delete-at", "--1", "Non-integer X-Delete-At"),
+            ("x-delete-after", "-1", "X-Delete-After in past"),
+            ("x-delete-after", "0", "X-Delete-After in past"),
+            ("x-delete-after", "-", "Non-integer X-Delete-After"),
+            ("x-delete-after", "1.5", "Non-integer X-Delete-After"),
         ] {
-            assert!(run(name, value).is_err(), "{name}: {value}");
+            let refused = Err(Fault::BadRequest(words.to_owned()));
+            assert_eq!(run(name, value), refused, "{name}: {value}");
         }
     }
 }

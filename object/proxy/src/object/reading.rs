@@ -31,6 +31,8 @@ pub(super) struct Reading {
     pub(super) end: u64,
     pub(super) current: Option<onggi_object_client::Body>,
     pub(super) sources: std::vec::IntoIter<Place>,
+    /// Whether a node had another version, or none: what is read may have been replaced meanwhile.
+    pub(super) is_replaced: bool,
     /// What decrypts the bytes, when they are encrypted; it stands where the reading stands.
     pub(super) cipher: Option<BodyCipher>,
 }
@@ -96,7 +98,11 @@ impl Reading {
                     self.current = Some(body);
                     return Ok(());
                 }
-                Ok(answer) => tracing::debug!(device = %place, ?answer, "cannot go on from here"),
+                Ok(answer) => {
+                    self.is_replaced |=
+                        matches!(answer, GetAnswer::OtherVersion | GetAnswer::Missing { .. });
+                    tracing::debug!(device = %place, ?answer, "cannot go on from here");
+                }
                 Err(error) => tracing::debug!(device = %place, %error, "cannot go on from here"),
             }
         }
