@@ -22,6 +22,7 @@ mod object;
 mod object_clients;
 mod object_life;
 mod powercut;
+mod powercut_objects;
 mod ring;
 mod served;
 mod target;
@@ -59,6 +60,7 @@ fn main() -> ExitCode {
         initiator::SCENARIOS,
         live_guest::SCENARIOS,
         powercut::SCENARIOS,
+        powercut_objects::SCENARIOS,
         faults::SCENARIOS,
         functional::SCENARIOS,
         grey::SCENARIOS,
