@@ -3,6 +3,7 @@
 pub mod bench;
 pub mod exported;
 pub mod guest;
+mod http;
 pub mod powercut;
 pub mod relay;
 pub mod serve;

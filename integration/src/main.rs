@@ -10,10 +10,11 @@ use onggi_common_units::ByteCount;
 use onggi_integration::bench::{self, IscsiBench, ObjectsBench};
 use onggi_integration::guest::{self, Image, Sockets};
 use onggi_integration::parse_size;
-use onggi_integration::powercut::volume;
+use onggi_integration::powercut::{control, objects, volume};
 use onggi_integration::serve::{self, Cluster};
 use onggi_integration::serve_target::{self, Target};
 use onggi_integration::system::ObjectOptions;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -77,6 +78,41 @@ enum WorkloadCommand {
         #[arg(long)]
         operations: usize,
     },
+    /// Clients of an object store
+    Objects {
+        /// The front door
+        #[arg(long)]
+        address: SocketAddr,
+        /// The file with the store's process id
+        #[arg(long)]
+        pid_file: PathBuf,
+        #[command(flatten)]
+        work: Work,
+    },
+    /// Transactions on a control store
+    Control {
+        /// The store's folder
+        #[arg(long)]
+        store: PathBuf,
+        #[command(flatten)]
+        work: Work,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+struct Work {
+    /// The disk that takes the marks
+    #[arg(long)]
+    disk: PathBuf,
+    /// Where on the disk the marks go
+    #[arg(long)]
+    marks: u64,
+    /// What the operations follow from
+    #[arg(long)]
+    seed: u64,
+    /// Operations of each client
+    #[arg(long)]
+    operations: usize,
 }
 
 #[derive(Debug, Subcommand)]
@@ -178,30 +214,53 @@ fn serve_cluster(cluster: Cluster) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn work(command: WorkloadCommand) -> Result<ExitCode> {
-    let WorkloadCommand::Volume {
-        socket,
-        portal,
-        disk,
-        file,
-        marks,
-        seed,
-        operations,
-    } = command;
-    let place = volume::Place {
-        socket,
-        portal,
-        disk,
-        file,
-        marks,
-    };
-    volume::run(&place, seed, operations)?;
-    Ok(ExitCode::SUCCESS)
+fn work(command: WorkloadCommand) -> Result<()> {
+    match command {
+        WorkloadCommand::Volume {
+            socket,
+            portal,
+            disk,
+            file,
+            marks,
+            seed,
+            operations,
+        } => {
+            let place = volume::Place {
+                socket,
+                portal,
+                disk,
+                file,
+                marks,
+            };
+            volume::run(&place, seed, operations)
+        }
+        WorkloadCommand::Objects {
+            address,
+            pid_file,
+            work,
+        } => {
+            let place = objects::Place {
+                address,
+                pid_file,
+                disk: work.disk,
+                marks: work.marks,
+            };
+            objects::run(&place, work.seed, work.operations)
+        }
+        WorkloadCommand::Control { store, work } => {
+            let place = control::Place {
+                store,
+                disk: work.disk,
+                marks: work.marks,
+            };
+            control::run(&place, work.seed, work.operations)
+        }
+    }
 }
 
 fn run(command: Command) -> Result<ExitCode> {
     match command {
-        Command::Workload(command) => work(command),
+        Command::Workload(command) => work(command).map(|()| ExitCode::SUCCESS),
         Command::Serve(ServeCommand::Target {
             size,
             chap_file,

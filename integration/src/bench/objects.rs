@@ -4,14 +4,13 @@
 //! it is on stable storage. Within a workload the runs alternate. Clients and servers share the processors.
 
 mod contender;
-mod http;
 mod swift;
 
 use super::table::{self, Row, median};
 use super::{Measured, median_of};
+use crate::http::{Connection, Head};
 use anyhow::{Context as _, Result, bail, ensure};
 use contender::Contender;
-use http::{Connection, Head};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};

@@ -19,12 +19,14 @@ pub struct Workload {
     pub disk_bytes: u64,
     /// Comes first, for example to make a file system.
     pub prepare: String,
-    /// The program under test, if it is one of its own; it goes on in the background.
+    /// The program under test, which goes on in the background; empty when the client is under test itself.
     pub program: String,
     /// Succeeds once the program serves.
     pub is_ready: String,
     /// The client, which puts the marks.
     pub client: String,
+    /// Paths of files without a name, as the kernel shows them: what [`Fault::BodySyncDoesNothing`] is about.
+    pub unnamed: String,
 }
 
 /// What a recording does wrong on purpose, so that the check has something to find.
@@ -37,6 +39,35 @@ pub enum Fault {
     /// The program's system calls fsync and fdatasync succeed and do nothing (`strace` injects that), and it gets no
     /// `io_uring`, by which it could flush past them.
     SyncDoesNothing,
+    /// The same for fdatasync alone.
+    DataSyncDoesNothing,
+    /// The same for fsync alone, which the programs here call for directories.
+    DirectorySyncDoesNothing,
+    /// The same for both calls, on the workload's unnamed files alone: what refers to them is on stable storage before
+    /// they are.
+    BodySyncDoesNothing,
+}
+
+impl Fault {
+    /// What the program under test is started by.
+    fn tracer(self, workload: &Workload) -> String {
+        let (calls, paths) = match self {
+            Self::None | Self::DiskWithoutFlush => return String::new(),
+            Self::SyncDoesNothing => ("fsync,fdatasync", ""),
+            Self::DataSyncDoesNothing => ("fdatasync", ""),
+            Self::DirectorySyncDoesNothing => ("fsync", ""),
+            Self::BodySyncDoesNothing => ("fsync,fdatasync", workload.unnamed.as_str()),
+        };
+        // With paths, io_uring_setup is not looked at; nothing here uses it for syncs.
+        let (ring, inject_ring) = if paths.is_empty() {
+            (",io_uring_setup", "-e inject=io_uring_setup:error=ENOSYS ")
+        } else {
+            ("", "")
+        };
+        format!(
+            "strace -f --seccomp-bpf -qqq -o /dev/null -e trace={calls}{ring} -e inject={calls}:retval=0 {inject_ring}{paths} "
+        )
+    }
 }
 
 /// A finished recording.
@@ -72,21 +103,24 @@ impl Recording {
             guest.run("echo 'write through' > /sys/block/vda/queue/write_cache")?;
         }
         guest.run(&workload.prepare)?;
-        let tracer = match fault {
-            Fault::None | Fault::DiskWithoutFlush => "",
-            Fault::SyncDoesNothing => {
-                "strace -f --seccomp-bpf -qqq -o /dev/null -e trace=fsync,fdatasync,io_uring_setup -e inject=fsync,fdatasync:retval=0 -e inject=io_uring_setup:error=ENOSYS "
-            }
+        let tracer = fault.tracer(workload);
+        let Workload {
+            program, client, ..
+        } = workload;
+        let worked = if program.is_empty() {
+            guest.run_within(&format!("{tracer}{client}"), WORK_TIME_MAX)
+        } else {
+            guest.run(&format!(
+                "{tracer}{program} > /tmp/program.log 2>&1 < /dev/null &"
+            ))?;
+            guest
+                .await_success(&workload.is_ready, READY_TIME_MAX)
+                .and_then(|_| guest.run_within(client, WORK_TIME_MAX))
         };
-        let program = &workload.program;
-        guest.run(&format!(
-            "{tracer}{program} > /tmp/program.log 2>&1 < /dev/null &"
-        ))?;
-        let worked = guest
-            .await_success(&workload.is_ready, READY_TIME_MAX)
-            .and_then(|_| guest.run_within(&workload.client, WORK_TIME_MAX));
         if let Err(error) = worked {
-            let said = guest.ask("tail -n 20 /tmp/program.log")?.output;
+            let said = guest
+                .ask("tail -n 20 /tmp/program.log 2> /dev/null")?
+                .output;
             return Err(error.context(format!("the program said: {said}")));
         }
         // Without a sync: what the program did not flush must not be flushed for it.

@@ -1,14 +1,12 @@
 //! The checker of invariant B1: a write that was acknowledged with FUA, or before a SYNCHRONIZE CACHE that was
 //! acknowledged, is there, or a later one to the same sector is; and nothing else is.
 
+use super::mounted::Mounter;
 use super::replay::Check;
 use super::volume::{
     EXTENTS, Operation, PART_SECTORS, Plan, SECTOR_BYTES, Sectors, THREADS, VOLUME_BYTES, content,
 };
 use anyhow::{Context as _, Result, ensure};
-use onggi_common_host::durable::{self, Visibility};
-use onggi_common_host::run::Run;
-use std::path::PathBuf;
 
 /// What an operation does to a sector.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,8 +28,7 @@ impl Touch {
 enum Location {
     Region,
     File {
-        size: usize,
-        folder: PathBuf,
+        mounter: Mounter,
         name: &'static str,
     },
 }
@@ -58,18 +55,16 @@ impl VolumeCheck {
         Self::new(seed, count, Location::Region)
     }
 
-    /// The checker of a volume that is the file `name` of the file system in the disk's first `size` bytes. It is
-    /// mounted below `folder`, which needs root and loop devices.
+    /// The checker of a volume that is the file `name` of the mounted file system.
     ///
     /// # Errors
     /// Never on a machine with 64 bits.
     pub fn of_file(
         (seed, count): (u64, usize),
-        size: usize,
-        folder: PathBuf,
+        mounter: Mounter,
         name: &'static str,
     ) -> Result<Self> {
-        Self::new(seed, count, Location::File { size, folder, name })
+        Self::new(seed, count, Location::File { mounter, name })
     }
 
     fn new(seed: u64, count: usize, location: Location) -> Result<Self> {
@@ -199,22 +194,8 @@ impl Check for VolumeCheck {
                 }
                 Ok(self.check_volume(&volume))
             }
-            Location::File { size, folder, name } => {
-                let image = folder.join("image");
-                let disk = disk.get(..*size).context("the disk is too small")?;
-                durable::replace(&image, disk, Visibility::Owner)?;
-                let place = folder.join("mounted");
-                durable::create_dir_all(&place)?;
-                let mount = Run::new("mount")
-                    .args(["-o", "loop"])
-                    .arg(&image)
-                    .arg(&place);
-                if let Err(error) = mount.output() {
-                    return Ok(Some(format!("the file system cannot be mounted: {error}")));
-                }
-                let read = std::fs::read(place.join(name));
-                Run::new("umount").arg(&place).output().context("umount")?;
-                let volume = match read {
+            Location::File { mounter, name } => mounter.look(disk, |root| {
+                let volume = match std::fs::read(root.join(name)) {
                     Ok(volume) => volume,
                     Err(error) => return Ok(Some(format!("{name} cannot be read: {error}"))),
                 };
@@ -222,7 +203,7 @@ impl Check for VolumeCheck {
                     return Ok(Some(format!("{name} has {} bytes", volume.len())));
                 }
                 Ok(self.check_volume(&volume))
-            }
+            }),
         }
     }
 }

@@ -23,6 +23,7 @@ mod object_clients;
 mod object_life;
 mod object_races;
 mod powercut;
+mod powercut_objects;
 mod ring;
 mod served;
 mod target;
@@ -61,6 +62,7 @@ fn main() -> ExitCode {
         initiator::SCENARIOS,
         live_guest::SCENARIOS,
         powercut::SCENARIOS,
+        powercut_objects::SCENARIOS,
         faults::SCENARIOS,
         functional::SCENARIOS,
         grey::SCENARIOS,

@@ -1,7 +1,7 @@
 //! The clusters that are measured: four nodes with a device each, three copies of everything.
 
-use super::http::{Connection, Head};
 use super::swift::Swift;
+use crate::http::{Connection, Head};
 use crate::system::{ObjectOptions, Options, System, User};
 use anyhow::{Context as _, Result, ensure};
 use std::collections::{BTreeMap, BTreeSet};

@@ -12,7 +12,7 @@ const JOINED_BYTES_MAX: usize = 64 << 10;
 
 /// A kept connection.
 #[derive(Debug)]
-pub(super) struct Connection {
+pub(crate) struct Connection {
     address: SocketAddr,
     stream: TcpStream,
     buffer: Vec<u8>,
@@ -22,15 +22,15 @@ pub(super) struct Connection {
 
 /// An answer, its body counted and thrown away.
 #[derive(Debug)]
-pub(super) struct Answer {
-    pub(super) status: u16,
-    pub(super) body_bytes: u64,
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) body_bytes: u64,
     head: String,
 }
 
 impl Answer {
     /// A header's value.
-    pub(super) fn header(&self, wanted: &str) -> Option<&str> {
+    pub(crate) fn header(&self, wanted: &str) -> Option<&str> {
         self.head.lines().find_map(|line| {
             let (name, value) = line.split_once(':')?;
             name.eq_ignore_ascii_case(wanted).then(|| value.trim())
@@ -40,15 +40,15 @@ impl Answer {
 
 /// A request without its body.
 #[derive(Debug)]
-pub(super) struct Head<'a> {
-    pub(super) method: &'a str,
-    pub(super) path: &'a str,
+pub(crate) struct Head<'a> {
+    pub(crate) method: &'a str,
+    pub(crate) path: &'a str,
     /// Further lines, each with its end.
-    pub(super) headers: &'a str,
+    pub(crate) headers: &'a str,
 }
 
 impl Connection {
-    pub(super) fn open(address: SocketAddr) -> Result<Self> {
+    pub(crate) fn open(address: SocketAddr) -> Result<Self> {
         let stream =
             TcpStream::connect(address).with_context(|| format!("connecting to {address}"))?;
         stream.set_nodelay(true)?;
@@ -63,7 +63,7 @@ impl Connection {
     }
 
     /// Sends a request whose body is `piece` so many times, and takes its answer.
-    pub(super) fn request(
+    pub(crate) fn request(
         &mut self,
         head: &Head<'_>,
         piece: &[u8],
@@ -74,7 +74,7 @@ impl Connection {
             "{} {} HTTP/1.1\r\nHost: {}\r\n{}",
             head.method, head.path, self.address, head.headers
         );
-        if head.method == "PUT" {
+        if matches!(head.method, "PUT" | "POST") {
             text.push_str(&format!("Content-Length: {length}\r\n"));
         }
         text.push_str("\r\n");
