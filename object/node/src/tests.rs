@@ -2,6 +2,7 @@
 
 mod access;
 mod expiry;
+mod links;
 mod racing;
 mod reclaim;
 mod replication;
@@ -20,7 +21,7 @@ use onggi_common_service::Drain;
 use onggi_common_service::http::{Limits, serve};
 use onggi_common_units::{Secret, Timestamp, UtcTime};
 use onggi_object_client::{
-    ContainerAnswer, GetAnswer, HttpClient, ListAnswer, Nodes, Timeouts, WriteAnswer,
+    ContainerAnswer, GetAnswer, ListAnswer, Nodes, Timeouts, Transport, WriteAnswer,
 };
 use onggi_object_model::{
     AccountName, ContainerPath, Etag, ListingEntry, ListingQuery, Metadata, ObjectPath,
@@ -103,11 +104,13 @@ impl Cluster {
             durable::replace(&path, &ring.to_bytes(), Visibility::World).unwrap();
         }
         let hash = HashSecrets::new(Secret::new("prefix"), Secret::new("suffix"));
-        let client = HttpClient::new(
+        // Over links, as processes talk; tests of HTTP make their own client.
+        let client = Transport::new(
             keys(),
             Arc::new(SystemClock::new()),
             &SystemEntropy,
             timeouts(),
+            Arc::default(),
         );
         let nodes = Nodes::new(Arc::new(client), timeouts());
         let mut cluster = Self {

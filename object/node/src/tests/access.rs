@@ -17,6 +17,13 @@ async fn talk(address: &str, bytes: &[u8]) -> Vec<u8> {
     answer
 }
 
+/// A client that speaks HTTP only.
+fn http(keys: ClusterKeys) -> Nodes {
+    let clock = Arc::new(SystemClock::new());
+    let client = HttpClient::new(keys, clock, &SystemEntropy, timeouts());
+    Nodes::new(Arc::new(client), timeouts())
+}
+
 fn status(answer: &[u8]) -> String {
     String::from_utf8_lossy(answer.get(..12).unwrap_or(answer)).into_owned()
 }
@@ -58,14 +65,7 @@ async fn another_clusters_keys_do_not_open() {
     let path = object_path("o");
     let (homes, _) = cluster.homes(&path);
     let keys = ClusterKeys::derive(&["another"]).unwrap();
-    let client = HttpClient::new(
-        keys,
-        Arc::new(SystemClock::new()),
-        &SystemEntropy,
-        timeouts(),
-    );
-    let nodes = Nodes::new(Arc::new(client), timeouts());
-    let answer = nodes
+    let answer = http(keys)
         .put_object(&homes[0], &put_head(&path), "jar".into())
         .await
         .unwrap();
@@ -106,8 +106,7 @@ async fn a_request_seen_on_the_wire_cannot_be_sent_again() {
         address,
         device: "d1".parse().unwrap(),
     };
-    let answer = cluster
-        .nodes
+    let answer = http(super::keys())
         .put_object(&place, &put_head(&path), "jar".into())
         .await
         .unwrap();
