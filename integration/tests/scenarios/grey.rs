@@ -1,12 +1,12 @@
 //! Grey failure: a storage node that is stopped (SIGSTOP) still takes connections and answers nothing.
 
+use crate::connection::Connection;
 use crate::curl::Curl;
 use crate::object::{LOGIN, copies, system};
 use crate::{Outcome, Scenario};
 use anyhow::{Context as _, Result, ensure};
 use rustix::process::Signal;
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 pub(crate) const SCENARIOS: &[Scenario] = &[(
@@ -18,75 +18,17 @@ pub(crate) const SCENARIOS: &[Scenario] = &[(
 const WORKERS: usize = 16;
 /// Requests of each: PUT, GET, HEAD of the same object, and so on.
 const REQUESTS: usize = 120;
-/// One request may take so long; generous, for busy machines.
-const REQUEST_TIME_MAX: Duration = Duration::from_secs(20);
-
-/// One connection that is kept.
-struct Client {
-    stream: BufReader<TcpStream>,
-    host: SocketAddr,
-    base: String,
-    token: String,
-}
-
-impl Client {
-    fn connect(host: SocketAddr, curl: &Curl) -> Result<Self> {
-        let stream = TcpStream::connect(host)?;
-        stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(REQUEST_TIME_MAX))?;
-        let (_, base) = curl.url.split_once("/v1/").context("no /v1/ in the URL")?;
-        Ok(Self {
-            stream: BufReader::new(stream),
-            host,
-            base: format!("/v1/{base}"),
-            token: curl.token.clone(),
-        })
-    }
-
-    /// The status of the answer; its body is read and let go.
-    fn request(&mut self, method: &str, path: &str, body: &[u8]) -> Result<u16> {
-        let Self {
-            host, base, token, ..
-        } = self;
-        let mut bytes = format!(
-            "{method} {base}{path} HTTP/1.1\r\nHost: {host}\r\nX-Auth-Token: {token}\r\nContent-Length: {}\r\n\r\n",
-            body.len()
-        )
-        .into_bytes();
-        bytes.extend_from_slice(body);
-        self.stream.get_mut().write_all(&bytes)?;
-        let mut line = String::new();
-        self.stream.read_line(&mut line)?;
-        let status = line.split(' ').nth(1).context("no status line")?.parse()?;
-        let mut length = 0;
-        loop {
-            line.clear();
-            self.stream.read_line(&mut line)?;
-            let Some((name, value)) = line.split_once(':') else {
-                break;
-            };
-            if name.eq_ignore_ascii_case("content-length") {
-                length = value.trim().parse()?;
-            }
-        }
-        if method != "HEAD" {
-            let mut rest = vec![0; length];
-            self.stream.read_exact(&mut rest)?;
-        }
-        Ok(status)
-    }
-}
 
 /// What one worker saw: how long each request took, and those that were not served.
 fn work(host: SocketAddr, curl: &Curl, worker: usize) -> Result<(Vec<Duration>, Vec<String>)> {
-    let mut client = Client::connect(host, curl)?;
+    let mut client = Connection::open(host, curl)?;
     let (mut times, mut refused) = (Vec::new(), Vec::new());
     for number in 0..REQUESTS {
         let path = format!("/c/w{worker}-{}", number / 3);
         let method = ["PUT", "GET", "HEAD"][number % 3];
         let body: &[u8] = if method == "PUT" { &[b'j'; 4_096] } else { b"" };
         let begun = Instant::now();
-        let status = client.request(method, &path, body)?;
+        let status = client.request(method, &path, &[], body)?.status;
         times.push(begun.elapsed());
         if !(200..300).contains(&status) {
             refused.push(format!("{method} {path}: {status}"));

@@ -8,6 +8,7 @@
 )]
 
 mod block;
+mod connection;
 mod container_sync;
 mod curl;
 mod encryption;
@@ -26,6 +27,7 @@ mod powercut;
 mod powercut_objects;
 mod ring;
 mod served;
+mod storm;
 mod target;
 mod tidy;
 mod uploads;
@@ -66,6 +68,7 @@ fn main() -> ExitCode {
         faults::SCENARIOS,
         functional::SCENARIOS,
         grey::SCENARIOS,
+        storm::SCENARIOS,
         ring::SCENARIOS,
     ]
     .concat();

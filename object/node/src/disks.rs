@@ -5,10 +5,12 @@ use core::sync::atomic::{AtomicBool, Ordering};
 use core::time::Duration;
 use onggi_common_host::Entropy;
 use onggi_common_units::UtcTime;
-use onggi_object_device::{Change, Committed, Device, DeviceError, DeviceOptions, OpenError};
+use onggi_object_device::{
+    Change, Committed, Device, DeviceError, DeviceOptions, OpenError, PendingObject,
+};
 use onggi_object_wire::DeviceName;
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use tokio::sync::{Notify, Semaphore, oneshot};
 
 /// Calls to one device at a time; more wait without a thread.
@@ -84,20 +86,52 @@ impl Commits {
         begins
     }
 
-    /// Whether anything else waits than pending rows that are to go. With nothing waiting there is nothing to gather for.
+    /// Ends the work when nothing waits.
+    fn rest(&self) -> bool {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        waiting.is_led = !waiting.changes.is_empty();
+        !waiting.is_led
+    }
+
+    /// Whether something waits that is waited for.
     fn is_awaited(&self) -> bool {
         let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        waiting.changes.is_empty() || waiting.awaited > 0
+        waiting.awaited > 0
     }
 
-    /// Waits a moment for changes that are waited for.
+    /// Writes the changes that have gathered and tells those who wait.
+    fn write_group(&self, device: &Device) {
+        let (changes, answers) = self.take();
+        for (outcome, answer) in device.commit(changes).into_iter().zip(answers) {
+            // Who asked may be gone.
+            drop(answer.send(outcome));
+        }
+    }
+
+    /// Waits a moment for changes that are waited for, or for so many that they are worth a group.
     async fn gather(&self) {
-        // Either way the work begins.
-        drop(tokio::time::timeout(GATHER_MAX, self.stirred.notified()).await);
+        let deadline = tokio::time::Instant::now() + GATHER_MAX;
+        while !self.is_ripe() {
+            let stirred = tokio::time::timeout_at(deadline, self.stirred.notified());
+            if stirred.await.is_err() {
+                return;
+            }
+        }
     }
 
-    /// The next group; without one the work is over.
-    fn take(&self) -> Option<(Vec<Change>, Answers)> {
+    /// Whether there is no room for what nobody waits for.
+    fn is_crowded(&self) -> bool {
+        let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        waiting.changes.len() >= CHANGES_MAX
+    }
+
+    fn is_ripe(&self) -> bool {
+        let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        waiting.awaited > 0 || waiting.changes.len() >= GROUP_MAX
+    }
+
+    /// The next group.
+    fn take(&self) -> (Vec<Change>, Answers) {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         let mut group = (Vec::new(), Vec::new());
         let mut bytes = 0usize;
@@ -106,12 +140,36 @@ impl Commits {
                 break;
             };
             bytes = bytes.saturating_add(change.bytes());
-            waiting.awaited -= usize::from(!matches!(change, Change::Told(_)));
+            let is_awaited = !matches!(change, Change::Told(_));
+            waiting.awaited = waiting.awaited.saturating_sub(usize::from(is_awaited));
             group.0.push(change);
             group.1.push(answer);
         }
-        waiting.is_led = !group.0.is_empty();
-        waiting.is_led.then_some(group)
+        group
+    }
+}
+
+/// Writes what waits, group by group, until nothing is left.
+async fn commit_waiting(commits: Arc<Commits>, device: Weak<Device>) {
+    while !commits.rest() {
+        // Nobody waits for pending rows to go: they go along with what comes next, and make no group of their own.
+        commits.gather().await;
+        // Meanwhile the node may have let go of the device.
+        let Some(device) = device.upgrade() else {
+            return;
+        };
+        let writing = Arc::clone(&commits);
+        let written = tokio::task::spawn_blocking(move || {
+            // One group after the other on one thread: no hop between them while changes keep coming.
+            writing.write_group(&device);
+            while writing.is_awaited() {
+                writing.write_group(&device);
+            }
+        });
+        // The answers of what was cut off fall, which those who wait are told.
+        if let Err(error) = written.await {
+            tracing::error!(%error, "changes of a device were cut off");
+        }
     }
 }
 
@@ -157,31 +215,21 @@ impl Disk {
         let (answer, answered) = oneshot::channel();
         if self.commits.push(change, answer) {
             // Whoever finds nobody at work begins; the request may go away, the work goes on.
-            tokio::spawn(self.clone().commit_waiting());
+            let commits = Arc::clone(&self.commits);
+            tokio::spawn(commit_waiting(commits, Arc::downgrade(&self.device)));
         }
         Ok(answered.await.ok().ok_or(DiskError::CutOff)??)
     }
 
-    async fn commit_waiting(self) {
-        loop {
-            if !self.commits.is_awaited() {
-                // Nobody waits for pending rows to go: they go along with what comes next, and make no group of their own.
-                self.commits.gather().await;
-            }
-            let Some((changes, answers)) = self.commits.take() else {
-                return;
-            };
-            let committed = self.call(move |device| Ok(device.commit(changes))).await;
-            match committed {
-                Ok(outcomes) => {
-                    for (outcome, answer) in outcomes.into_iter().zip(answers) {
-                        // Who asked may be gone.
-                        drop(answer.send(outcome));
-                    }
-                }
-                // The answers fall, which those who wait are told.
-                Err(error) => tracing::error!(device = %self.name, %error, "changes were cut off"),
-            }
+    /// A container was told: its pending row goes with one of the next changes. If it stays, the container is told again.
+    pub(crate) fn forget_told(&self, told: PendingObject) {
+        let (answer, _nobody) = oneshot::channel();
+        if self.commits.is_crowded() {
+            return;
+        }
+        if self.commits.push(Change::Told(Box::new(told)), answer) {
+            let commits = Arc::clone(&self.commits);
+            tokio::spawn(commit_waiting(commits, Arc::downgrade(&self.device)));
         }
     }
 

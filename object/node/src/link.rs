@@ -24,8 +24,9 @@ use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{Notify, Semaphore};
 
-/// Requests of one link carried out at a time; more wait in the connection.
-const REQUESTS_MAX: u32 = 1_024;
+/// Requests of one link carried out at a time; more wait in the connection. With answers of 64 KiB at most this is also
+/// what a caller that does not read can make a node hold: 16 MiB.
+const REQUESTS_MAX: u32 = 256;
 /// What one read takes at most.
 const READ_BYTES: usize = 64 << 10;
 /// A buffer that grew beyond this is given back.

@@ -618,16 +618,10 @@ async fn tell_containers(
     }
     let listed = tell_all(tellers, &head, &record, &row.path).await;
     if listed.len() == count {
-        let disk = disk.clone();
-        let told = Box::new(PendingObject {
+        disk.forget_told(PendingObject {
             key,
             container,
             record,
-        });
-        tokio::spawn(async move {
-            if let Err(error) = disk.commit(Change::Told(told)).await {
-                tracing::warn!(%error, "a pending row stays; the container will be told again");
-            }
         });
     }
     listed
