@@ -3,8 +3,8 @@
 //!
 //! After each cut the device's file systems are mounted, which replays their journals, and a [`Device`] is opened as a
 //! node would do it. Looked at are every object with all its bytes, its line in the listing (its record, or what the
-//! device still has to tell), containers and their metadata, and whatever `onggid device check` looks at: digests,
-//! totals, change logs, bodies without rows.
+//! device still has to tell), containers and their metadata; and in one of eight cuts whatever `onggid device check` looks
+//! at: digests, totals, change logs, bodies without rows.
 
 use super::mounted::Mounter;
 use super::objects::{self, NAMES, Object, Plan, State, THREADS};
@@ -20,6 +20,9 @@ use onggi_object_wire::{ObjectRow, Slot};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+/// After so many cuts the device is checked as a whole. That opens it once more, which takes as long as all the rest.
+const WHOLE_CHECK_EACH: usize = 8;
+
 /// Checks the device of the workload with this seed and number of operations.
 #[derive(Debug)]
 pub struct ObjectsCheck {
@@ -28,6 +31,8 @@ pub struct ObjectsCheck {
     acknowledged: Vec<usize>,
     mounter: Mounter,
     device: PathBuf,
+    /// Disks that were looked at.
+    count: usize,
 }
 
 /// What a device holds, by names.
@@ -69,6 +74,7 @@ impl ObjectsCheck {
             plans,
             mounter,
             device,
+            count: 0,
         }
     }
 
@@ -88,7 +94,7 @@ impl ObjectsCheck {
         };
         drop(device);
         let wrong = self.compare(&found);
-        if wrong.is_some() {
+        if wrong.is_some() || !self.count.is_multiple_of(WHOLE_CHECK_EACH) {
             return Ok(wrong);
         }
         let report = match check::check(&directory, false) {
@@ -146,7 +152,7 @@ fn find(device: &Device) -> Result<Found, DeviceError> {
         }
     }
     for slot in slots(device, Scope::Containers) {
-        for sum in device.roster_keys(RosterKind::Container, slot)? {
+        for sum in device.roster_keys(RosterKind::Container, slot, 0)? {
             let key = onggi_object_device::RosterKey {
                 kind: RosterKind::Container,
                 hash: onggi_object_ring::PathHash::new(sum.hash),
@@ -291,6 +297,7 @@ impl Check for ObjectsCheck {
     }
 
     fn check(&mut self, disk: &[u8]) -> Result<Option<String>> {
+        self.count += 1;
         self.mounter.look(disk, |root| self.look(root))
     }
 }

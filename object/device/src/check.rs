@@ -308,14 +308,8 @@ impl AtRest<'_> {
             &mut |stored_key, value| match decode_record::<R>(value) {
                 Ok((record, sequence)) => {
                     report.records += 1;
-                    found.records_digest += record.digest();
                     changes.insert((sequence, record.name().to_owned()));
-                    if record.is_live() {
-                        let (objects, bytes) = record.weight();
-                        found.live_count += 1;
-                        found.object_count += objects;
-                        found.bytes_used += bytes;
-                    }
+                    found.count(&record, true);
                 }
                 Err(error) => report.wrong(format!("{name}: record {stored_key:02x?}: {error}")),
             },
@@ -326,10 +320,11 @@ impl AtRest<'_> {
                 row.object_count,
                 row.bytes_used,
                 row.records_digest,
+                row.traces.clone(),
             )
         };
         if totals(&found) != totals(row) {
-            let (live, objects, bytes, _) = totals(row);
+            let (live, objects, bytes, ..) = totals(row);
             report.wrong(format!(
                 "{name}: its totals say {live} records, {objects} objects, {bytes} bytes; its records are {}, {}, {}",
                 found.live_count, found.object_count, found.bytes_used

@@ -12,6 +12,7 @@ use crate::key::{ObjectKey, RosterKey};
 use crate::large;
 use crate::object::{Merge, Merged, Prepared, StagedObject};
 use crate::pending::PendingObject;
+use crate::roster::News;
 use crate::space::{BATCH_BYTES, Room};
 use crate::stripes::Stripes;
 use onggi_common_meta::local::{Batch, Durability};
@@ -39,6 +40,8 @@ pub enum Change {
         key: RosterKey,
         /// The records.
         records: Vec<ObjectRecord>,
+        /// The last day of whose deletions they have heard: see [`Device::merge_news`].
+        known: u16,
     },
     /// Records are merged into an account that is there.
     ContainerRecords {
@@ -46,6 +49,8 @@ pub enum Change {
         key: RosterKey,
         /// The records.
         records: Vec<CountedContainer>,
+        /// The last day of whose deletions they have heard: see [`Device::merge_news`].
+        known: u16,
     },
     /// A container was told: see [`Device::forget_pending_objects`].
     Told(Box<PendingObject>),
@@ -77,10 +82,12 @@ impl Change {
         })
     }
 
-    /// The container or account whose row several changes of a batch may share.
-    const fn roster(&self) -> Option<RosterKey> {
+    /// The container or account whose row several changes of a batch may share, when they have heard as much.
+    const fn roster(&self) -> Option<(RosterKey, u16)> {
         match self {
-            Self::ObjectRecords { key, .. } | Self::ContainerRecords { key, .. } => Some(*key),
+            Self::ObjectRecords { key, known, .. } | Self::ContainerRecords { key, known, .. } => {
+                Some((*key, *known))
+            }
             Self::Object { .. } | Self::Told(_) => None,
         }
     }
@@ -103,7 +110,7 @@ impl Change {
 struct Round {
     changes: Vec<(usize, Change)>,
     /// The stripes taken, and the container or account whose records share one.
-    taken: BTreeMap<usize, Option<RosterKey>>,
+    taken: BTreeMap<usize, Option<(RosterKey, u16)>>,
 }
 
 impl Round {
@@ -254,19 +261,30 @@ impl Device {
                 return self.give_up(changes, error, group);
             }
         };
-        let mut objects: BTreeMap<RosterKey, Joined<ObjectRecord>> = BTreeMap::new();
-        let mut containers: BTreeMap<RosterKey, Joined<CountedContainer>> = BTreeMap::new();
+        let mut objects: BTreeMap<(RosterKey, u16), Joined<ObjectRecord>> = BTreeMap::new();
+        let mut containers: BTreeMap<(RosterKey, u16), Joined<CountedContainer>> = BTreeMap::new();
         for (place, change) in changes {
             match change {
                 Change::Object { key, prepared, how } => {
                     let outcome = self.stage_one(room, &key, *prepared, how, group);
                     group.outcomes.push((place, outcome));
                 }
-                Change::ObjectRecords { key, records } => {
-                    objects.entry(key).or_default().add(place, records);
+                Change::ObjectRecords {
+                    key,
+                    records,
+                    known,
+                } => {
+                    objects.entry((key, known)).or_default().add(place, records);
                 }
-                Change::ContainerRecords { key, records } => {
-                    containers.entry(key).or_default().add(place, records);
+                Change::ContainerRecords {
+                    key,
+                    records,
+                    known,
+                } => {
+                    containers
+                        .entry((key, known))
+                        .or_default()
+                        .add(place, records);
                 }
                 Change::Told(pending) => {
                     let outcome = self.stage_told(&pending, &mut group.batch);
@@ -333,14 +351,19 @@ impl Device {
     fn stage_joined<R: Record>(
         &self,
         room: Room<'_>,
-        joined: BTreeMap<RosterKey, Joined<R>>,
+        joined: BTreeMap<(RosterKey, u16), Joined<R>>,
         group: &mut Group,
     ) {
-        for (key, joined) in joined {
+        for ((key, known), joined) in joined {
+            let news = News {
+                theirs: None,
+                records: &joined.records,
+                known,
+            };
             let mut batch = Batch::new();
             let staged = room
                 .check_small(BATCH_BYTES)
-                .and_then(|()| self.stage_records(&key, None, &joined.records, &mut batch));
+                .and_then(|()| self.stage_records(&key, news, &mut batch));
             match staged {
                 Ok((row, digests)) => {
                     let is_there = row.is_some();

@@ -102,19 +102,21 @@ impl Digests {
         act(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Puts into the batch what taking one row out and another in makes of the slot. The caller holds its stripe.
+    /// Puts into the batch what taking some parts out and others in makes of the slot. The caller holds its stripe.
     pub(crate) fn stage(
         &self,
         batch: &mut Batch,
         scope: Scope,
         slot: Slot,
-        old: Option<Part>,
-        new: Option<Part>,
+        old: impl IntoIterator<Item = Part>,
+        new: impl IntoIterator<Item = Part>,
     ) -> Change {
+        let old: Vec<Part> = old.into_iter().collect();
+        let new: Vec<Part> = new.into_iter().collect();
         let mut days: Days = self.with(|scopes| {
             let slots = scopes.get(&scope);
             let known = slots.and_then(|slots| slots.get(&slot.number()));
-            let touched = [old, new].into_iter().flatten().map(|part| part.day);
+            let touched = old.iter().chain(&new).map(|part| part.day);
             touched
                 .map(|day| {
                     (
@@ -127,12 +129,12 @@ impl Digests {
                 })
                 .collect()
         });
-        if let Some(part) = old {
+        for part in old {
             let sum = days.entry(part.day).or_default();
             sum.digest -= part.digest;
             sum.count = sum.count.saturating_sub(1);
         }
-        if let Some(part) = new {
+        for part in new {
             let sum = days.entry(part.day).or_default();
             sum.digest += part.digest;
             sum.count = sum.count.saturating_add(1);

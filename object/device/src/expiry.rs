@@ -12,7 +12,7 @@ use crate::stored::StoredObject;
 use crate::tables::EXPIRY;
 use onggi_common_meta::KeyRange;
 use onggi_common_meta::local::{Batch, Limit, Order};
-use onggi_common_units::Timestamp;
+use onggi_common_units::{Timestamp, UtcTime};
 
 /// What the index's rows hold: the version of this.
 const VALUE: [u8; 1] = [1];
@@ -132,7 +132,7 @@ impl Device {
         };
         let how = Merge {
             only_due: Some(*due),
-            tell_container: true,
+            tell_container: Some(UtcTime::from_seconds(due.delete_at)),
             ..Merge::default()
         };
         let merged = self.merge_object(&due.key, NewRow { row, body: None }, how)?;

@@ -30,6 +30,8 @@ pub(crate) const QUARANTINE: &str = "quarantine";
 
 /// The format of a device without an index of dates.
 const BEFORE_EXPIRY: u16 = 1;
+/// The format of a device whose containers and accounts count what was deleted together with what is there.
+const BEFORE_TRACES: u16 = 2;
 
 /// What the marker says. The version of its row is the format of the whole device.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,7 +46,7 @@ pub struct Marker {
 
 impl Record for Marker {
     const NAME: &'static str = "device marker";
-    const VERSION: u16 = 2;
+    const VERSION: u16 = 3;
 
     fn encode_payload(&self, payload: &mut Vec<u8>) {
         table::to_json(self, payload);
@@ -52,7 +54,7 @@ impl Record for Marker {
 
     fn decode_payload(version: u16, payload: &[u8]) -> Result<Option<Self>, PayloadError> {
         match version {
-            BEFORE_EXPIRY | Self::VERSION => {
+            BEFORE_EXPIRY | BEFORE_TRACES | Self::VERSION => {
                 let marker: Self = table::from_json(payload)?;
                 Ok(Some(Self {
                     format: version,
@@ -241,6 +243,7 @@ mod tests {
         for (format, golden) in [
             (1, include_str!("../golden/device-marker-1.hex")),
             (2, include_str!("../golden/device-marker-2.hex")),
+            (3, include_str!("../golden/device-marker-3.hex")),
         ] {
             let bytes: Vec<u8> = golden
                 .trim()

@@ -7,7 +7,7 @@
 //! |---|---|---|
 //! | `object` | policy 2, path hash 16, fragment 1 | [`stored::StoredObject`]: the row and where its bytes are |
 //! | `body` | the same | a body of at most 64 KiB; large values go to RocksDB's blob files |
-//! | `digest` | scope 1, policy 2, slot 4, day 2 | sum and count of the slot's rows; day 0 for what is there, else the day of its tombstones |
+//! | `digest` | scope 1, policy 2, slot 4, day 2 | sum and count of the slot's rows; day 0 for what is there, else the day of its tombstones and of traces in its containers |
 //! | `roster` | kind 1, path hash 16 | [`roster_row::RosterRow`]: a container or an account |
 //! | `record` | kind 1, path hash 16, shard 2, name | a record of the roster and its place in the change log |
 //! | `change` | kind 1, path hash 16, sequence 8 | the name of the record changed then: one entry per record |
@@ -40,6 +40,7 @@ pub mod object;
 pub mod pending;
 mod rebuild;
 pub mod reclaim;
+mod reclaim_roster;
 pub mod reservation;
 pub mod roster;
 pub mod roster_row;

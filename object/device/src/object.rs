@@ -48,8 +48,8 @@ pub struct Merge {
     pub if_present: bool,
     /// Change nothing unless the object still is this one, whose date has come.
     pub only_due: Option<Due>,
-    /// Remember in the same batch that the container has to be told.
-    pub tell_container: bool,
+    /// Remember in the same batch that the container has to be told, since this moment.
+    pub tell_container: Option<UtcTime>,
 }
 
 /// What a merge has to do with reservations of its key.
@@ -337,8 +337,8 @@ impl Device {
             };
             return Ok(StagedObject::nothing(unchanged));
         };
-        if how.tell_container {
-            pending_of(key, &plan.next.row, how).stage(batch);
+        if let Some(since) = how.tell_container {
+            pending_of(key, &plan.next.row, how, since).stage(batch);
         }
         batch.put(OBJECT, key.bytes(), table::encode(&plan.next));
         if let Some(small) = plan.small {
@@ -482,6 +482,7 @@ impl Device {
             else {
                 return Ok(false);
             };
+            self.forget_horizon(Scope::Objects(policy), key.slot())?;
             let mut batch = Batch::new();
             batch.delete(OBJECT, key.bytes());
             batch.delete(BODY, key.bytes());
@@ -553,7 +554,7 @@ impl Device {
 }
 
 /// What the container has to be told about a row.
-fn pending_of(key: &ObjectKey, row: &ObjectRow, how: Merge) -> PendingObject {
+fn pending_of(key: &ObjectKey, row: &ObjectRow, how: Merge, since: UtcTime) -> PendingObject {
     let mut record = row.record();
     if let Some(due) = how.only_due {
         // The line's deletion is as old as the date, not as the bytes.
@@ -564,6 +565,7 @@ fn pending_of(key: &ObjectKey, row: &ObjectRow, how: Merge) -> PendingObject {
         key: *key,
         container: row.path.container_path(),
         record,
+        since: Some(since),
     }
 }
 

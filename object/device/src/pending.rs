@@ -5,16 +5,20 @@ use crate::device::Device;
 use crate::error::DeviceError;
 use crate::key::{ObjectKey, RosterKey};
 use crate::roster_row::RosterRow;
+use crate::stored::day_of;
 use crate::tables::PENDING;
 use onggi_common_meta::KeyRange;
 use onggi_common_meta::local::{Batch, Durability, Limit, Order};
+use onggi_common_units::UtcTime;
 use onggi_object_model::{AccountName, ContainerName, ContainerPath, ObjectRecord};
 use onggi_object_wire::codec::{CodecError, Reader, Writer};
 use onggi_object_wire::rows::Record as _;
 
 const OBJECT: u8 = b'o';
 const ROSTER: u8 = b'c';
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
+/// The version that does not say since when.
+const VERSION_TIMELESS: u8 = 1;
 const WHAT: &str = "a pending row";
 
 /// A container still has to be told about an object.
@@ -26,12 +30,26 @@ pub struct PendingObject {
     pub container: ContainerPath,
     /// What to tell.
     pub record: ObjectRecord,
+    /// Since when it is to be told; `None` in rows of builds before.
+    pub since: Option<UtcTime>,
 }
 
 impl PendingObject {
+    /// The last day of whose deletions this news surely has heard: the one before it was made.
+    #[must_use]
+    pub fn known(&self) -> u16 {
+        self.since
+            .map_or(u16::MAX, |since| day_of(since.seconds()).saturating_sub(1))
+    }
+
+    fn tells_the_same(&self, other: &Self) -> bool {
+        (&self.container, &self.record) == (&other.container, &other.record)
+    }
+
     fn value(&self) -> Vec<u8> {
         let mut writer = Writer::new();
         writer.u8(VERSION);
+        writer.u64(self.since.map_or(u64::MAX, UtcTime::micros));
         writer.text(self.container.account.as_str());
         writer.text(self.container.container.as_str());
         self.record.encode(&mut writer);
@@ -50,7 +68,9 @@ impl PendingObject {
         batch: &mut Batch,
     ) -> Result<(), DeviceError> {
         let key = object_key(&self.key);
-        if device.reader().get(PENDING, &key)? == Some(self.value()) {
+        let there = device.reader().get(PENDING, &key)?;
+        let there = there.map(|value| decode(&key, &value)).transpose()?;
+        if there.is_some_and(|there| there.tells_the_same(self)) {
             batch.delete(PENDING, key);
         }
         Ok(())
@@ -70,7 +90,10 @@ fn decode(key: &[u8], value: &[u8]) -> Result<PendingObject, CodecError> {
     let key = key.strip_prefix(&[OBJECT]).and_then(ObjectKey::from_bytes);
     let key = key.ok_or_else(|| malformed.clone())?;
     let mut reader = Reader::new(value);
-    reader.version(WHAT, VERSION)?;
+    let since = match reader.version(WHAT, VERSION)? {
+        VERSION_TIMELESS => None,
+        _ => Some(reader.u64(WHAT)?).filter(|micros| *micros != u64::MAX),
+    };
     let account = AccountName::new(reader.text(WHAT)?)
         .ok()
         .ok_or_else(|| malformed.clone())?;
@@ -83,7 +106,13 @@ fn decode(key: &[u8], value: &[u8]) -> Result<PendingObject, CodecError> {
         key,
         container: ContainerPath { account, container },
         record,
+        since: since.map(UtcTime::from_micros),
     })
+}
+
+/// Whether a container's account still has to be told.
+pub(crate) fn is_roster_pending(device: &Device, key: &RosterKey) -> Result<bool, DeviceError> {
+    Ok(device.reader().get(PENDING, &roster_key(key))?.is_some())
 }
 
 /// Marks in the batch that a container's account has to be told.

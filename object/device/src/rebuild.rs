@@ -1,19 +1,22 @@
-//! What follows from the rows: the index of dates and the digests. It is built anew when a device comes from a format
+//! What follows from the rows: the index of dates, the totals of containers and accounts, and the digests. It is built anew when a device comes from a format
 //! before, and when it is repaired.
 
 use crate::digests::{self, Sum};
 use crate::error::DeviceError;
 use crate::expiry;
-use crate::key::{ObjectKey, RosterKey, digest_key};
+use crate::key::{ObjectKey, RosterKey, RosterKind, digest_key};
+use crate::listing::Listed;
 use crate::roster;
 use crate::roster_row::RosterRow;
 use crate::stored::StoredObject;
-use crate::tables::{DIGEST, EXPIRY, OBJECT, ROSTER};
+use crate::tables::{DIGEST, EXPIRY, OBJECT, RECORD, ROSTER};
 use core::ops::ControlFlow;
 use onggi_common_meta::local::{Batch, Durability, Order, Store};
 use onggi_common_meta::table::{self, Record};
 use onggi_common_meta::{KeyRange, TableName};
+use onggi_object_model::ObjectRecord;
 use onggi_object_wire::Slot;
+use onggi_object_wire::merge::CountedContainer;
 use onggi_object_wire::replication::Scope;
 use std::collections::BTreeMap;
 
@@ -67,11 +70,40 @@ pub(crate) fn count_object(sums: &mut Sums, key: &ObjectKey, stored: &StoredObje
 
 /// Counts a container or account in.
 pub(crate) fn count_roster(sums: &mut Sums, key: &RosterKey, row: &RosterRow) {
-    let digest = roster::roster_digest(key, row);
-    count(sums, (key.kind.scope(), key.slot(), 0), digest);
+    for part in roster::parts(key, row) {
+        let place = (key.kind.scope(), key.slot(), part.day);
+        count(sums, place, part.digest);
+    }
 }
 
-/// Builds the index of dates and all digests anew. Done twice it does the same; a crash in between leaves work to be done
+/// Counts the records of a roster anew.
+fn recount<R: Listed>(
+    store: &dyn Store,
+    key: &RosterKey,
+    row: &RosterRow,
+) -> Result<RosterRow, DeviceError> {
+    let mut counted = row.uncounted();
+    let mut failed = None;
+    let range = KeyRange::prefix(key.record_prefix());
+    store.visit(
+        RECORD,
+        &range,
+        Order::Ascending,
+        &mut |_, value| match roster::decode_record::<R>(value) {
+            Ok((record, _)) => {
+                counted.count(&record, true);
+                ControlFlow::Continue(())
+            }
+            Err(error) => {
+                failed = Some(error);
+                ControlFlow::Break(())
+            }
+        },
+    )?;
+    failed.map_or(Ok(counted), |error| Err(error.into()))
+}
+
+/// Builds the index of dates, all totals and all digests anew. Done twice it does the same; a crash in between leaves work to be done
 /// again.
 pub(crate) fn all(store: &dyn Store) -> Result<(), DeviceError> {
     let mut batch = Batch::new();
@@ -91,8 +123,18 @@ pub(crate) fn all(store: &dyn Store) -> Result<(), DeviceError> {
         Ok(())
     })?;
     visit::<RosterRow>(store, ROSTER, &mut |key, row| {
-        if let Some(key) = RosterKey::from_bytes(key) {
-            count_roster(&mut sums, &key, &row);
+        let Some(key) = RosterKey::from_bytes(key) else {
+            return Ok(());
+        };
+        let row = match key.kind {
+            RosterKind::Container => recount::<ObjectRecord>(store, &key, &row)?,
+            RosterKind::Account => recount::<CountedContainer>(store, &key, &row)?,
+        };
+        count_roster(&mut sums, &key, &row);
+        batch.put(ROSTER, key.bytes(), table::encode(&row));
+        if batch.writes().len() >= BATCH_ROWS {
+            let full = core::mem::take(&mut batch);
+            store.write(&full, Durability::Lazy)?;
         }
         Ok(())
     })?;

@@ -4,7 +4,8 @@
 //! in the same batch, only when every primary of the partition was seen to hold the same objects. From then on an object
 //! older than the horizon that this device does not have, and that comes from a device whose horizon is behind, was either
 //! deleted in the meantime or never arrived; it is not taken up. The sender sets its copy aside, in `quarantine/`, where
-//! nothing is lost and nothing is served.
+//! nothing is lost and nothing is served. A stand-in that drops a copy, because the primaries hold it, forgets its horizon:
+//! should it be a primary again, what it lacks is no sign of a deletion.
 
 use crate::device::Device;
 use crate::error::DeviceError;
@@ -66,7 +67,13 @@ impl Horizons {
         (0..1 << bits.min(SLOT_BITS)).filter(is_behind).collect()
     }
 
-    fn keep(&self, scope: Scope, slot: Slot, day: u16) {
+    /// The slot has no horizon any more.
+    fn forget(&self, scope: Scope, slot: Slot) {
+        let mut days = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        days.remove(&(scope, slot));
+    }
+
+    pub(crate) fn keep(&self, scope: Scope, slot: Slot, day: u16) {
         let mut days = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         days.insert((scope, slot), day);
     }
@@ -92,6 +99,20 @@ impl Device {
     #[must_use]
     pub fn units_behind(&self, scope: Scope, bits: u32, horizon: u16) -> Vec<u32> {
         self.horizons().behind(scope, bits, horizon)
+    }
+
+    /// Forgets a slot's horizon, before something is dropped that others hold: from then on what is not here may well be
+    /// there. The caller holds the slot's stripe.
+    pub(crate) fn forget_horizon(&self, scope: Scope, slot: Slot) -> Result<(), DeviceError> {
+        if self.horizon(scope, slot) == 0 {
+            return Ok(());
+        }
+        let mut batch = Batch::new();
+        batch.delete(HORIZON, horizon_key(scope, slot));
+        // What is dropped afterwards is not durable before this is.
+        self.store().write(&batch, Durability::Lazy)?;
+        self.horizons().forget(scope, slot);
+        Ok(())
     }
 
     /// Whether a trace is older than what is settled in its slot.

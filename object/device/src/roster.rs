@@ -9,7 +9,7 @@ use crate::digests::{self, Part};
 use crate::error::DeviceError;
 use crate::key::{RosterKey, RosterKind, unit_range};
 use crate::pending;
-use crate::roster_row::RosterRow;
+use crate::roster_row::{RosterRow, trace_day};
 use crate::tables::{CHANGE, RECORD, ROSTER, SYNC};
 use core::ops::ControlFlow;
 use onggi_common_meta::KeyRange;
@@ -62,18 +62,52 @@ pub(crate) fn decode_record<R: Record>(bytes: &[u8]) -> Result<(R, u64), CodecEr
     Ok((record, sequence))
 }
 
-pub(crate) fn roster_digest(key: &RosterKey, row: &RosterRow) -> Digest {
+/// A roster's digest as comparisons of rows send it, without traces of days up to the horizon.
+pub(crate) fn roster_digest(key: &RosterKey, row: &RosterRow, horizon: u16) -> Digest {
     let mut writer = Writer::new();
     writer.raw(&key.bytes());
-    writer.u128(row.digest().value());
+    writer.u128(row.digest_above(horizon).value());
     Digest::of(&writer.finish())
 }
 
-fn part(key: &RosterKey, row: &RosterRow) -> Part {
-    Part {
-        day: 0,
-        digest: roster_digest(key, row),
-    }
+/// What a roster adds to the digests of its slot: itself with what is listed in it, and the traces of each day. Those of a
+/// roster that is a trace itself leave with it, if not before.
+pub(crate) fn parts(key: &RosterKey, row: &RosterRow) -> Vec<Part> {
+    let of = |day: u16, sum: Digest| {
+        let mut writer = Writer::new();
+        writer.raw(&key.bytes());
+        writer.u16(day);
+        writer.u128(sum.value());
+        Digest::of(&writer.finish())
+    };
+    let own = row.trace_day();
+    let mut parts = vec![Part {
+        day: own.unwrap_or(0),
+        digest: of(0, row.live_digest()),
+    }];
+    parts.extend(row.traces.iter().map(|(day, sum)| Part {
+        day: own.map_or(*day, |own| own.min(*day)),
+        digest: of(*day, *sum),
+    }));
+    parts
+}
+
+/// Records that come in, as [`Device::merge_news`] takes them.
+#[derive(Debug)]
+pub(crate) struct News<'a, R> {
+    pub(crate) theirs: Option<&'a RosterRow>,
+    pub(crate) records: &'a [R],
+    pub(crate) known: u16,
+}
+
+/// What became of news.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Told {
+    /// The roster as it is now.
+    pub row: RosterRow,
+    /// The places, among the records that came, of those that were not taken up because they may be of what was deleted
+    /// and reclaimed meanwhile.
+    pub stale: Vec<usize>,
 }
 
 impl Device {
@@ -107,21 +141,23 @@ impl Device {
                 before,
             }),
             Decision::Write => {
-                self.write_roster(key, before.as_ref(), &after, Batch::new())?;
+                let (old, batch) = (before.as_ref(), Batch::new());
+                self.write_roster(key, old, &after, batch, Durability::Synced)?;
                 Ok(Changed { before, after })
             }
         }
     }
 
-    fn write_roster(
+    pub(crate) fn write_roster(
         &self,
         key: &RosterKey,
         before: Option<&RosterRow>,
         after: &RosterRow,
         mut batch: Batch,
+        durability: Durability,
     ) -> Result<(), DeviceError> {
         let change = self.stage_roster(key, before, after, &mut batch);
-        self.store().write(&batch, Durability::Synced)?;
+        self.store().write(&batch, durability)?;
         self.digest_table().keep(change);
         Ok(())
     }
@@ -138,10 +174,10 @@ impl Device {
             pending::stage_roster(batch, key);
         }
         container_sync::stage(batch, key, before, after);
-        let old = before.map(|row| part(key, row));
+        let old = before.map(|row| parts(key, row)).unwrap_or_default();
         let scope = key.kind.scope();
         self.digest_table()
-            .stage(batch, scope, key.slot(), old, Some(part(key, after)))
+            .stage(batch, scope, key.slot(), old, parts(key, after))
     }
 
     /// Merges records into a roster, all of them in one batch, and the row of a peer's copy if there is one. `None` when
@@ -155,15 +191,38 @@ impl Device {
         theirs: Option<&RosterRow>,
         records: &[R],
     ) -> Result<Option<RosterRow>, DeviceError> {
+        let told = self.merge_news(key, theirs, records, u16::MAX)?;
+        Ok(told.map(|told| told.row))
+    }
+
+    /// The same for news of somebody who has surely heard of every deletion up to the day `known` (since 1970), and perhaps
+    /// not of later ones. Records that are not here are not taken up when they are traces of deletions that are settled,
+    /// or older than the roster's horizon with that ahead of `known`: then they may be of what was deleted and reclaimed
+    /// meanwhile.
+    ///
+    /// # Errors
+    /// As [`Device::merge_records`].
+    pub fn merge_news<R: Record>(
+        &self,
+        key: &RosterKey,
+        theirs: Option<&RosterRow>,
+        records: &[R],
+        known: u16,
+    ) -> Result<Option<Told>, DeviceError> {
         self.space().check_small(crate::space::BATCH_BYTES)?;
         let _guard = self.stripes().lock(key.slot());
         let mut batch = Batch::new();
-        let (row, change) = self.stage_records(key, theirs, records, &mut batch)?;
+        let news = News {
+            theirs,
+            records,
+            known,
+        };
+        let (told, change) = self.stage_records(key, news, &mut batch)?;
         if let Some(change) = change {
             self.store().write(&batch, Durability::Synced)?;
             self.digest_table().keep(change);
         }
-        Ok(row)
+        Ok(told)
     }
 
     /// Puts into the batch what merging records makes of a roster; nothing when it changes nothing. The caller holds the
@@ -171,11 +230,19 @@ impl Device {
     pub(crate) fn stage_records<R: Record>(
         &self,
         key: &RosterKey,
-        theirs: Option<&RosterRow>,
-        records: &[R],
+        news: News<'_, R>,
         batch: &mut Batch,
-    ) -> Result<(Option<RosterRow>, Option<digests::Change>), DeviceError> {
+    ) -> Result<(Option<Told>, Option<digests::Change>), DeviceError> {
+        let News {
+            theirs, records, ..
+        } = news;
         let before = self.roster(key)?;
+        let horizon = self.horizon(key.kind.scope(), key.slot());
+        let is_settled = |row: &RosterRow| row.trace_day().is_some_and(|day| day <= horizon);
+        let is_trace = theirs.is_some_and(is_settled) && !records.iter().any(R::is_live);
+        if before.is_none() && is_trace {
+            return Ok((None, None));
+        }
         let Some(mut row) = before.clone().or_else(|| {
             theirs.map(|theirs| RosterRow::new(theirs.account.clone(), theirs.container.clone()))
         }) else {
@@ -194,12 +261,25 @@ impl Device {
             key,
             row: &mut row,
             batch,
+            horizon,
+            known: news.known,
+            stale: Vec::new(),
         };
         for record in one_per_name(records) {
             is_changed |= merger.merge(record)?;
         }
+        let names = merger.stale;
         let change = is_changed.then(|| self.stage_roster(key, before.as_ref(), &row, batch));
-        Ok((Some(row), change))
+        let is_stale = |(index, record): (usize, &R)| {
+            let is_named = names.iter().any(|name| name == record.name());
+            is_named.then_some(index)
+        };
+        let stale = if names.is_empty() {
+            Vec::new()
+        } else {
+            records.iter().enumerate().filter_map(is_stale).collect()
+        };
+        Ok((Some(Told { row, stale }), change))
     }
 
     /// One record of a roster.
@@ -270,12 +350,18 @@ impl Device {
         Ok(self.store().write(&batch, Durability::Lazy)?)
     }
 
-    /// The rosters of a slot, as comparisons send them.
+    /// The rosters of a slot, as comparisons send them, without traces of days up to the horizon in their digests.
     ///
     /// # Errors
     /// When the store cannot answer, or a row is damaged.
-    pub fn roster_keys(&self, kind: RosterKind, slot: Slot) -> Result<Vec<KeySum>, DeviceError> {
+    pub fn roster_keys(
+        &self,
+        kind: RosterKind,
+        slot: Slot,
+        horizon: u16,
+    ) -> Result<Vec<KeySum>, DeviceError> {
         let range = unit_range(kind.scope(), slot.number(), SLOT_BITS);
+        let own_horizon = self.horizon(kind.scope(), slot);
         let page = self
             .reader()
             .scan(ROSTER, &range, Order::Ascending, Limit::rows(usize::MAX))?;
@@ -288,15 +374,20 @@ impl Device {
             keys.push(KeySum {
                 hash: *key.hash.as_bytes(),
                 fragment: onggi_object_wire::object::WHOLE,
-                digest: roster_digest(&key, &row),
-                timestamps: [Timestamp::ZERO; 3],
-                horizon: 0,
+                digest: roster_digest(&key, &row, horizon),
+                timestamps: [
+                    row.put_timestamp,
+                    row.trace_day()
+                        .map_or(Timestamp::ZERO, |_| row.delete_timestamp),
+                    row.newest(),
+                ],
+                horizon: own_horizon,
             });
         }
         Ok(keys)
     }
 
-    /// The digests of a roster's records in runs of at most so many.
+    /// The digests of a roster's records in runs of at most so many, without traces of days up to the horizon.
     ///
     /// # Errors
     /// When the store cannot answer, or a record is damaged.
@@ -304,12 +395,15 @@ impl Device {
         &self,
         key: &RosterKey,
         run_length: usize,
+        horizon: u16,
     ) -> Result<Vec<Run>, DeviceError> {
         let mut runs = Vec::new();
         let mut sum = Digest::EMPTY;
         let mut count = 0;
         self.visit_records::<R>(key, None, None, &mut |record| {
-            sum += record.digest();
+            if !is_settled(record, horizon) {
+                sum += record.digest();
+            }
             count += 1;
             if count == run_length {
                 runs.push(Run {
@@ -326,7 +420,7 @@ impl Device {
         Ok(runs)
     }
 
-    /// The digest of the records after a name, up to and with another.
+    /// The digest of the records after a name, up to and with another, without traces of days up to the horizon.
     ///
     /// # Errors
     /// When the store cannot answer, or a record is damaged.
@@ -335,9 +429,14 @@ impl Device {
         key: &RosterKey,
         after: Option<&str>,
         last: Option<&str>,
+        horizon: u16,
     ) -> Result<Digest, DeviceError> {
         let mut sum = Digest::EMPTY;
-        self.visit_records::<R>(key, after, last, &mut |record| sum += record.digest())?;
+        self.visit_records::<R>(key, after, last, &mut |record| {
+            if !is_settled(record, horizon) {
+                sum += record.digest();
+            }
+        })?;
         Ok(sum)
     }
 
@@ -383,10 +482,22 @@ impl Device {
         let _guard = self.stripes().lock(key.slot());
         let Some(row) = self
             .roster(key)?
-            .filter(|row| roster_digest(key, row) == digest)
+            .filter(|row| roster_digest(key, row, 0) == digest)
         else {
             return Ok(false);
         };
+        self.forget_horizon(key.kind.scope(), key.slot())?;
+        self.remove_roster(key, &row, Durability::Synced)?;
+        Ok(true)
+    }
+
+    /// Takes a roster away with all that belongs to it. The caller holds its stripe.
+    pub(crate) fn remove_roster(
+        &self,
+        key: &RosterKey,
+        row: &RosterRow,
+        durability: Durability,
+    ) -> Result<(), DeviceError> {
         let mut batch = Batch::new();
         batch.delete(ROSTER, key.bytes());
         for table in [RECORD, CHANGE, SYNC] {
@@ -394,12 +505,17 @@ impl Device {
         }
         container_sync::stage_drop(&mut batch, key);
         let digests = self.digest_table();
-        let scope = key.kind.scope();
-        let change = digests.stage(&mut batch, scope, key.slot(), Some(part(key, &row)), None);
-        self.store().write(&batch, Durability::Synced)?;
+        let (scope, nothing) = (key.kind.scope(), Vec::new());
+        let change = digests.stage(&mut batch, scope, key.slot(), parts(key, row), nothing);
+        self.store().write(&batch, durability)?;
         digests.keep(change);
-        Ok(true)
+        Ok(())
     }
+}
+
+/// Whether a record is the trace of a deletion up to the horizon.
+pub(crate) fn is_settled<R: Record>(record: &R, horizon: u16) -> bool {
+    !record.is_live() && trace_day(record.newest()) <= horizon
 }
 
 /// The records with those of one name merged, so that a batch writes each once.
@@ -424,6 +540,11 @@ struct Merger<'a> {
     key: &'a RosterKey,
     row: &'a mut RosterRow,
     batch: &'a mut Batch,
+    /// The last day whose traces are settled here, and the last of whose deletions the sender has heard.
+    horizon: u16,
+    known: u16,
+    /// Names of records that were not taken up because they may be of what was reclaimed.
+    stale: Vec<String>,
 }
 
 impl Merger<'_> {
@@ -431,6 +552,15 @@ impl Merger<'_> {
         let stored_key = self.key.record(record.name());
         let old = self.device.reader().get(RECORD, &stored_key)?;
         let old: Option<(R, u64)> = old.map(|bytes| decode_record(&bytes)).transpose()?;
+        if old.is_none() && trace_day(record.newest()) <= self.horizon {
+            let is_stale = record.is_live() && self.known < self.horizon;
+            if is_stale {
+                self.stale.push(record.name().to_owned());
+            }
+            if is_stale || !record.is_live() {
+                return Ok(false);
+            }
+        }
         let mut merged = old
             .as_ref()
             .map_or_else(|| record.clone(), |(old, _)| old.clone());
@@ -438,10 +568,10 @@ impl Merger<'_> {
             return Ok(false);
         }
         if let Some((old, sequence)) = &old {
-            self.count(old, false);
+            self.row.count(old, false);
             self.batch.delete(CHANGE, self.key.change(*sequence));
         }
-        self.count(&merged, true);
+        self.row.count(&merged, true);
         let sequence = self.row.next_sequence;
         self.row.next_sequence = sequence.saturating_add(1);
         self.batch
@@ -449,28 +579,5 @@ impl Merger<'_> {
         self.batch
             .put(RECORD, stored_key, encode_record(&merged, sequence));
         Ok(true)
-    }
-
-    fn count<R: Record>(&mut self, record: &R, is_in: bool) {
-        let row = &mut *self.row;
-        if is_in {
-            row.records_digest += record.digest();
-        } else {
-            row.records_digest -= record.digest();
-        }
-        if !record.is_live() {
-            return;
-        }
-        let (objects, bytes) = record.weight();
-        let add = |total: u64, part: u64| {
-            if is_in {
-                total.saturating_add(part)
-            } else {
-                total.saturating_sub(part)
-            }
-        };
-        row.live_count = add(row.live_count, 1);
-        row.object_count = add(row.object_count, objects);
-        row.bytes_used = add(row.bytes_used, bytes);
     }
 }

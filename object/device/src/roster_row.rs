@@ -1,5 +1,6 @@
 //! The row of a container or account: its own state, and the totals over its records.
 
+use crate::stored::day_of;
 use onggi_common_meta::table::{PayloadError, Record};
 use onggi_common_units::Timestamp;
 use onggi_object_model::{
@@ -10,8 +11,17 @@ use onggi_object_wire::Digest;
 use onggi_object_wire::codec::{CodecError, Reader, Writer};
 use onggi_object_wire::merge::CountedContainer;
 use onggi_object_wire::replication::RosterInfo;
+use onggi_object_wire::rows;
+use std::collections::BTreeMap;
 
 const WHAT: &str = "a roster row";
+/// The version of rows whose one digest was over all records. The devices they are on are brought to a newer format.
+const VERSION_TRACELESS: u16 = 1;
+
+/// The day (since 1970) of a deletion. Day 0 is that of what is there.
+pub(crate) fn trace_day(at: Timestamp) -> u16 {
+    day_of(at.to_utc().seconds()).max(1)
+}
 
 /// A container or an account.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,8 +46,10 @@ pub struct RosterRow {
     pub object_count: u64,
     /// Bytes they count.
     pub bytes_used: u64,
-    /// The digest over its records.
+    /// The digest over the records that are listed.
     pub records_digest: Digest,
+    /// The digests over the records of what was deleted, by the day (since 1970) of the deletion.
+    pub traces: BTreeMap<u16, Digest>,
     /// The number the next change gets in its log.
     pub next_sequence: u64,
 }
@@ -58,6 +70,7 @@ impl RosterRow {
             object_count: 0,
             bytes_used: 0,
             records_digest: Digest::EMPTY,
+            traces: BTreeMap::new(),
             next_sequence: 1,
         }
     }
@@ -79,6 +92,66 @@ impl RosterRow {
     #[must_use]
     pub fn exists(&self) -> bool {
         self.put_timestamp > self.delete_timestamp
+    }
+
+    /// The day (since 1970) it was deleted, if it is the trace of that and nothing else: one that still has a record of
+    /// something that is there is none.
+    #[must_use]
+    pub fn trace_day(&self) -> Option<u16> {
+        let is_trace =
+            !self.exists() && self.delete_timestamp > Timestamp::ZERO && self.live_count == 0;
+        is_trace.then(|| trace_day(self.delete_timestamp))
+    }
+
+    /// The newest of its own stamps, those of its records apart.
+    #[must_use]
+    pub fn newest(&self) -> Timestamp {
+        let items = self.metadata.stamped().map(|(_, item)| item.timestamp);
+        let own = self.put_timestamp.max(self.delete_timestamp);
+        items.fold(own, Timestamp::max)
+    }
+
+    /// Counts a record in, or out again.
+    pub fn count<R: rows::Record>(&mut self, record: &R, is_in: bool) {
+        let (digest, is_live) = (record.digest(), record.is_live());
+        let sum = if is_live {
+            &mut self.records_digest
+        } else {
+            self.traces.entry(trace_day(record.newest())).or_default()
+        };
+        if is_in {
+            *sum += digest;
+        } else {
+            *sum -= digest;
+        }
+        if !is_live {
+            self.traces.retain(|_, sum| *sum != Digest::EMPTY);
+            return;
+        }
+        let (objects, bytes) = record.weight();
+        let add = |total: u64, part: u64| {
+            if is_in {
+                total.saturating_add(part)
+            } else {
+                total.saturating_sub(part)
+            }
+        };
+        self.live_count = add(self.live_count, 1);
+        self.object_count = add(self.object_count, objects);
+        self.bytes_used = add(self.bytes_used, bytes);
+    }
+
+    /// The same row without any records counted.
+    #[must_use]
+    pub fn uncounted(&self) -> Self {
+        Self {
+            live_count: 0,
+            object_count: 0,
+            bytes_used: 0,
+            records_digest: Digest::EMPTY,
+            traces: BTreeMap::new(),
+            ..self.clone()
+        }
     }
 
     /// What a container's readers see.
@@ -163,6 +236,18 @@ impl RosterRow {
     /// The digest over it and its records: equal on two devices when nothing is left to tell.
     #[must_use]
     pub fn digest(&self) -> Digest {
+        self.digest_above(0)
+    }
+
+    /// The same without traces of days up to the horizon: those are settled, and each device lets go of them by itself.
+    #[must_use]
+    pub fn digest_above(&self, horizon: u16) -> Digest {
+        let traces = self.traces.iter().filter(|(day, _)| **day > horizon);
+        traces.fold(self.live_digest(), |sum, (_, digest)| sum + *digest)
+    }
+
+    /// The digest over it and the records that are listed.
+    pub(crate) fn live_digest(&self) -> Digest {
         let mut writer = Writer::new();
         writer.timestamp(self.put_timestamp);
         writer.timestamp(self.delete_timestamp);
@@ -249,7 +334,7 @@ fn read_metadata(reader: &mut Reader<'_>) -> Result<StampedMetadata, CodecError>
 
 impl Record for RosterRow {
     const NAME: &'static str = "roster";
-    const VERSION: u16 = 1;
+    const VERSION: u16 = 2;
 
     fn encode_payload(&self, payload: &mut Vec<u8>) {
         let mut writer = Writer::new();
@@ -266,21 +351,26 @@ impl Record for RosterRow {
         writer.u64(self.bytes_used);
         writer.u128(self.records_digest.value());
         writer.u64(self.next_sequence);
+        writer.u32(u32::try_from(self.traces.len()).unwrap_or(u32::MAX));
+        for (day, digest) in &self.traces {
+            writer.u16(*day);
+            writer.u128(digest.value());
+        }
         payload.extend_from_slice(&writer.finish());
     }
 
     fn decode_payload(version: u16, payload: &[u8]) -> Result<Option<Self>, PayloadError> {
-        if version != Self::VERSION {
+        if !(VERSION_TRACELESS..=Self::VERSION).contains(&version) {
             return Ok(None);
         }
-        let row = read(&mut Reader::new(payload));
+        let row = read(&mut Reader::new(payload), version);
         row.map(Some).map_err(|error| PayloadError {
             detail: error.to_string(),
         })
     }
 }
 
-fn read(reader: &mut Reader<'_>) -> Result<RosterRow, CodecError> {
+fn read(reader: &mut Reader<'_>, version: u16) -> Result<RosterRow, CodecError> {
     let malformed = CodecError::Malformed { what: WHAT };
     let account = AccountName::new(reader.text(WHAT)?)
         .ok()
@@ -289,7 +379,7 @@ fn read(reader: &mut Reader<'_>) -> Result<RosterRow, CodecError> {
         name if name.is_empty() => None,
         name => Some(ContainerName::new(name).ok().ok_or(malformed)?),
     };
-    let row = RosterRow {
+    let mut row = RosterRow {
         account,
         container,
         put_timestamp: reader.timestamp(WHAT)?,
@@ -302,7 +392,15 @@ fn read(reader: &mut Reader<'_>) -> Result<RosterRow, CodecError> {
         bytes_used: reader.u64(WHAT)?,
         records_digest: Digest::from_value(reader.u128(WHAT)?),
         next_sequence: reader.u64(WHAT)?,
+        traces: BTreeMap::new(),
     };
+    if version > VERSION_TRACELESS {
+        for _ in 0..reader.count(WHAT, 18)? {
+            let day = reader.u16(WHAT)?;
+            row.traces
+                .insert(day, Digest::from_value(reader.u128(WHAT)?));
+        }
+    }
     (*reader).end(WHAT)?;
     Ok(row)
 }
@@ -325,15 +423,27 @@ mod tests {
             },
         );
         row.live_count = 3;
+        row.traces.insert(7, Digest::of(b"gone"));
         row
     }
 
     #[test]
     fn a_roster_row_keeps_its_golden_bytes() {
         let bytes = table::encode(&row());
-        let golden = include_str!("../golden/roster-row-1.hex").trim();
+        let golden = include_str!("../golden/roster-row-2.hex").trim();
         assert_eq!(onggi_object_wire::head::to_hex(&bytes), golden);
         assert_eq!(table::decode::<RosterRow>(&bytes).unwrap(), row());
+        let golden = include_str!("../golden/roster-row-1.hex").trim();
+        let bytes: Vec<u8> = golden
+            .as_bytes()
+            .chunks(2)
+            .map(|pair| u8::from_str_radix(core::str::from_utf8(pair).unwrap(), 16).unwrap())
+            .collect();
+        let old = RosterRow {
+            traces: BTreeMap::new(),
+            ..row()
+        };
+        assert_eq!(table::decode::<RosterRow>(&bytes).unwrap(), old);
     }
 
     #[test]

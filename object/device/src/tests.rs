@@ -8,6 +8,7 @@ mod damage;
 mod expiry;
 mod listings;
 mod reclaim;
+mod reclaim_rosters;
 mod reservations;
 mod rosters;
 
@@ -256,7 +257,7 @@ fn a_post_changes_metadata_and_nothing_else() {
 fn what_a_container_has_to_be_told_is_remembered_until_it_was() {
     on_both(|device| {
         let how = Merge {
-            tell_container: true,
+            tell_container: Some(onggi_common_units::UtcTime::from_seconds(9)),
             ..Merge::default()
         };
         put_as(device, 1, 5, b"one", how);

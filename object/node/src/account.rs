@@ -83,6 +83,7 @@ impl Call<'_> {
     pub(crate) async fn head_account(self) -> Result<Response, Response> {
         let Head { account } = self.head()?;
         self.body.none().await?;
+        rosters::refuse_rejoining(&self.disk)?;
         let row = rosters::row(&self.disk, self.node.account_key(&account)).await?;
         Ok(rosters::info(row.as_ref(), RosterRow::account_info))
     }
@@ -90,6 +91,7 @@ impl Call<'_> {
     pub(crate) async fn list_account(self) -> Result<Response, Response> {
         let List { account, query } = self.head()?;
         self.body.none().await?;
+        rosters::refuse_rejoining(&self.disk)?;
         let key = self.node.account_key(&account);
         let read = self.disk.call(move |device| {
             let row = device.roster(&key)?;
@@ -117,6 +119,15 @@ impl Call<'_> {
         if records.len() > ROWS_MAX {
             return Err(respond::bad_request(&"too many records"));
         }
-        rosters::take_records(&self.disk, Change::ContainerRecords { key, records }).await
+        let known = head.known;
+        rosters::take_records(
+            &self.disk,
+            Change::ContainerRecords {
+                key,
+                records,
+                known,
+            },
+        )
+        .await
     }
 }

@@ -121,6 +121,7 @@ impl Call<'_> {
     pub(crate) async fn head_container(self) -> Result<Response, Response> {
         let head: Head = self.head()?;
         self.body.none().await?;
+        rosters::refuse_rejoining(&self.disk)?;
         let row = rosters::row(&self.disk, self.node.container_key(&head.path)).await?;
         Ok(rosters::info(row.as_ref(), RosterRow::container_info))
     }
@@ -128,6 +129,7 @@ impl Call<'_> {
     pub(crate) async fn list_container(self) -> Result<Response, Response> {
         let List { path, query } = self.head()?;
         self.body.none().await?;
+        rosters::refuse_rejoining(&self.disk)?;
         let key = self.node.container_key(&path);
         let read = self.disk.call(move |device| {
             let row = device.roster(&key)?;
@@ -155,7 +157,16 @@ impl Call<'_> {
         if records.len() > ROWS_MAX {
             return Err(respond::bad_request(&"too many records"));
         }
-        rosters::take_records(&self.disk, Change::ObjectRecords { key, records }).await
+        let known = head.known;
+        rosters::take_records(
+            &self.disk,
+            Change::ObjectRecords {
+                key,
+                records,
+                known,
+            },
+        )
+        .await
     }
 }
 
@@ -166,6 +177,8 @@ async fn tell_account(node: &Node, row: &RosterRow, places: Vec<Place>) -> Vec<P
     };
     let head = account::Rows {
         account: row.account.clone(),
+        // The client has just asked for it.
+        known: u16::MAX,
     };
     let mut told = tokio::task::JoinSet::new();
     for place in places {

@@ -485,7 +485,7 @@ impl Write {
             listing,
         } = self;
         let how = Merge {
-            tell_container: !listing.is_empty(),
+            tell_container: (!listing.is_empty()).then(|| node.clock.now()),
             ..how
         };
         let is_delete = row.body.is_none() && !how.if_present;
@@ -599,6 +599,7 @@ async fn tell_containers(
     let head = container::Rows {
         path: container.clone(),
         policy: key.policy,
+        known: u16::MAX,
     };
     let count = listing.len();
     let mut tellers = Vec::with_capacity(count);
@@ -622,6 +623,7 @@ async fn tell_containers(
             key,
             container,
             record,
+            since: None,
         });
     }
     listed

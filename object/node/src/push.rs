@@ -60,6 +60,15 @@ pub(crate) struct Peer<'a> {
     pub(crate) place: Place,
 }
 
+/// How rosters are pushed.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Pushing {
+    /// Traces of days up to this one do not count.
+    pub(crate) horizon: u16,
+    /// With all their records, whatever the peer is known to have.
+    pub(crate) from_start: bool,
+}
+
 /// Rows on their way, and how many bytes they are.
 #[derive(Default)]
 struct Parcel {
@@ -177,6 +186,7 @@ impl Peer<'_> {
         for some in keys.chunks(KEYS_AT_ONCE) {
             let head = Wants {
                 scope: Scope::Objects(policy),
+                horizon: 0,
             };
             let wanted = self
                 .units(Resource::Wants, &head, encode_keys(some))
@@ -346,18 +356,24 @@ impl Peer<'_> {
         }
     }
 
-    /// Which of these containers or accounts the peer lacks or has otherwise.
+    /// Which of these containers or accounts the peer lacks or has otherwise; with true those that it does not want,
+    /// because they may have been deleted long ago.
     pub(crate) async fn wanted_rosters(
         &self,
         scope: Scope,
         keys: &[KeySum],
-    ) -> Result<Vec<KeySum>, PushError> {
+        horizon: u16,
+    ) -> Result<Vec<(KeySum, bool)>, PushError> {
         let mut wanted = Vec::new();
         for some in keys.chunks(KEYS_AT_ONCE) {
+            let head = Wants { scope, horizon };
             let positions = self
-                .units(Resource::Wants, &Wants { scope }, encode_keys(some))
+                .units(Resource::Wants, &head, encode_keys(some))
                 .await?;
-            let pick = |position| some.get(usize::try_from(position).ok()?).copied();
+            let pick = |position: u32| {
+                let index = usize::try_from(position & !(ROW_ONLY | STALE)).ok()?;
+                Some((*some.get(index)?, position & STALE != 0))
+            };
             wanted.extend(positions.into_iter().filter_map(pick));
         }
         Ok(wanted)
@@ -368,9 +384,13 @@ impl Peer<'_> {
     pub(crate) async fn push_roster<R: Record>(
         &self,
         key: RosterKey,
-        from_start: bool,
+        how: Pushing,
         peer_id: [u8; 16],
     ) -> Result<(), PushError> {
+        let Pushing {
+            horizon,
+            from_start,
+        } = how;
         let Some(row) = self.disk.call(move |device| device.roster(&key)).await? else {
             return Ok(());
         };
@@ -389,14 +409,14 @@ impl Peer<'_> {
                 .await?;
             let (records, last) = changes;
             let is_last = records.len() < RECORDS_AT_ONCE;
-            let state = self.send_records(&row, &records).await?;
+            let state = self.send_records(key, &row, &records, horizon).await?;
             after = last;
             if is_last {
                 break state;
             }
         };
-        if state.digest != row.digest() && !from_start {
-            self.push_runs::<R>(key, &row).await?;
+        if state.digest != row.digest_above(horizon) && !from_start {
+            self.push_runs::<R>(key, &row, horizon).await?;
         }
         self.disk
             .call(move |device| device.set_sync_point(&key, &peer_id, after))
@@ -406,28 +426,46 @@ impl Peer<'_> {
 
     async fn send_records<R: Record>(
         &self,
+        key: RosterKey,
         row: &RosterRow,
         records: &[R],
+        horizon: u16,
     ) -> Result<RosterState, PushError> {
         let head = Roster {
             roster: row.roster_info(),
+            horizon,
+            known: self.disk.device().horizon(key.kind.scope(), key.slot()),
         };
         let answer = self
             .post(Resource::Roster, &head, rows::encode_all(records))
             .await?;
-        let state = answer.head()?;
+        let state: RosterState = answer.head()?;
         drop(answer.bytes(MESSAGE_BYTES_MAX).await);
+        let pick = |position: &u32| records.get(usize::try_from(*position).ok()?).cloned();
+        let stale: Vec<R> = state.stale.iter().filter_map(pick).collect();
+        if !stale.is_empty() {
+            let dropped = self
+                .disk
+                .call(move |device| device.drop_stale_records(&key, &stale));
+            dropped.await?;
+        }
         Ok(state)
     }
 
-    async fn push_runs<R: Record>(&self, key: RosterKey, row: &RosterRow) -> Result<(), PushError> {
+    async fn push_runs<R: Record>(
+        &self,
+        key: RosterKey,
+        row: &RosterRow,
+        horizon: u16,
+    ) -> Result<(), PushError> {
         let runs = self
             .disk
-            .call(move |device| device.record_runs::<R>(&key, RECORDS_AT_ONCE))
+            .call(move |device| device.record_runs::<R>(&key, RECORDS_AT_ONCE, horizon))
             .await?;
         let head = RosterRuns {
             scope: key.kind.scope(),
             hash: *key.hash.as_bytes(),
+            horizon,
         };
         let differing = self
             .units(Resource::RosterRuns, &head, encode_runs(&runs))
@@ -448,7 +486,8 @@ impl Peer<'_> {
                 })?;
                 Ok(records)
             });
-            self.send_records(row, &records.await?).await?;
+            self.send_records(key, row, &records.await?, horizon)
+                .await?;
         }
         Ok(())
     }

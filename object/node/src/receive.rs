@@ -25,6 +25,9 @@ use onggi_object_wire::rows::{self, Record};
 use onggi_object_wire::{Digest, Slot};
 use std::collections::HashMap;
 
+/// Stale records named in one answer, which is in a header. The others are named when they are sent again.
+const STALE_MAX: usize = 500;
+
 pub(crate) const fn kind_of(scope: Scope) -> Option<RosterKind> {
     match scope {
         Scope::Objects(_) => None,
@@ -67,12 +70,12 @@ impl Call<'_> {
     }
 
     pub(crate) async fn wants(self) -> Result<Response, Response> {
-        let Wants { scope } = self.head()?;
+        let Wants { scope, horizon } = self.head()?;
         let body = self.body.whole(MESSAGE_BYTES_MAX).await?;
         let theirs = decode_keys(&body).map_err(|error| unwell(&error))?;
         let wanted = self.disk.call(move |device| match (scope, kind_of(scope)) {
             (Scope::Objects(policy), _) => wanted_objects(device, policy, &theirs),
-            (_, Some(kind)) => wanted_rosters(device, kind, &theirs),
+            (_, Some(kind)) => wanted_rosters(device, kind, &theirs, horizon),
             (_, None) => Ok(Vec::new()),
         });
         let wanted = wanted
@@ -179,7 +182,11 @@ impl Call<'_> {
     }
 
     pub(crate) async fn roster(self) -> Result<Response, Response> {
-        let Roster { roster } = self.head()?;
+        let Roster {
+            roster,
+            horizon,
+            known,
+        } = self.head()?;
         let body = self.body.whole(MESSAGE_BYTES_MAX).await?;
         let key = roster_key(self.node, &roster);
         let theirs = RosterRow::from_info(roster);
@@ -188,27 +195,42 @@ impl Call<'_> {
                 let records = rows::decode_all::<ObjectRecord>(&body);
                 let records = records.map_err(|error| unwell(&error))?;
                 self.disk
-                    .call(move |device| device.merge_records(&key, Some(&theirs), &records))
+                    .call(move |device| device.merge_news(&key, Some(&theirs), &records, known))
                     .await
             }
             RosterKind::Account => {
                 let records = rows::decode_all::<CountedContainer>(&body);
                 let records = records.map_err(|error| unwell(&error))?;
                 self.disk
-                    .call(move |device| device.merge_records(&key, Some(&theirs), &records))
+                    .call(move |device| device.merge_news(&key, Some(&theirs), &records, known))
                     .await
             }
         };
-        let row = merged.map_err(|error| respond::disk_error("taking records", &error))?;
-        let digest = row.map_or(Digest::EMPTY, |row| row.digest());
-        Ok(respond::with_head(
-            StatusCode::ACCEPTED,
-            &RosterState { digest },
-        ))
+        let told = merged.map_err(|error| respond::disk_error("taking records", &error))?;
+        let state = told.map_or_else(
+            || RosterState {
+                digest: Digest::EMPTY,
+                stale: Vec::new(),
+            },
+            |told| RosterState {
+                digest: told.row.digest_above(horizon),
+                stale: told
+                    .stale
+                    .into_iter()
+                    .take(STALE_MAX)
+                    .map(position)
+                    .collect(),
+            },
+        );
+        Ok(respond::with_head(StatusCode::ACCEPTED, &state))
     }
 
     pub(crate) async fn roster_runs(self) -> Result<Response, Response> {
-        let RosterRuns { scope, hash } = self.head()?;
+        let RosterRuns {
+            scope,
+            hash,
+            horizon,
+        } = self.head()?;
         let Some(kind) = kind_of(scope) else {
             return Err(unwell(&"objects have no records"));
         };
@@ -219,8 +241,8 @@ impl Call<'_> {
             hash: PathHash::new(hash),
         };
         let differing = self.disk.call(move |device| match kind {
-            RosterKind::Container => differing_runs::<ObjectRecord>(device, &key, &runs),
-            RosterKind::Account => differing_runs::<CountedContainer>(device, &key, &runs),
+            RosterKind::Container => differing_runs::<ObjectRecord>(device, &key, &runs, horizon),
+            RosterKind::Account => differing_runs::<CountedContainer>(device, &key, &runs, horizon),
         });
         let differing = differing
             .await
@@ -288,10 +310,12 @@ pub(crate) fn wanted_objects(
     Ok(wanted)
 }
 
-fn wanted_rosters(
+/// The positions of the containers or accounts this device wants, and of those that may have been deleted and reclaimed.
+pub(crate) fn wanted_rosters(
     device: &Device,
     kind: RosterKind,
     theirs: &[KeySum],
+    horizon: u16,
 ) -> Result<Vec<u32>, DeviceError> {
     let mut ours: HashMap<[u8; 16], Digest> = HashMap::new();
     let mut known: Vec<Slot> = Vec::new();
@@ -300,11 +324,17 @@ fn wanted_rosters(
         let slot = Slot::of(&sum.hash);
         if !known.contains(&slot) {
             known.push(slot);
-            let keys = device.roster_keys(kind, slot)?;
+            let keys = device.roster_keys(kind, slot, horizon)?;
             ours.extend(keys.into_iter().map(|key| (key.hash, key.digest)));
         }
-        if ours.get(&sum.hash) != Some(&sum.digest) {
-            wanted.push(position(index));
+        match ours.get(&sum.hash) {
+            Some(digest) if *digest == sum.digest => {}
+            Some(_) => wanted.push(position(index)),
+            None if device.is_settled_roster(kind, sum) => {}
+            None => {
+                let is_stale = device.is_stale_roster(kind, sum);
+                wanted.push(position(index) | if is_stale { STALE } else { 0 });
+            }
         }
     }
     Ok(wanted)
@@ -314,11 +344,12 @@ fn differing_runs<R: Record>(
     device: &Device,
     key: &RosterKey,
     runs: &[Run],
+    horizon: u16,
 ) -> Result<Vec<u32>, DeviceError> {
     let mut differing = Vec::new();
     let mut after: Option<&str> = None;
     for (index, run) in runs.iter().enumerate() {
-        let ours = device.run_digest::<R>(key, after, run.last.as_deref())?;
+        let ours = device.run_digest::<R>(key, after, run.last.as_deref(), horizon)?;
         if ours != run.digest {
             differing.push(position(index));
         }

@@ -4,11 +4,12 @@
 //! message to each peer and no disk. A device that holds a partition it is no primary of pushes it to every primary and
 //! drops a row only when each of them has it, as it is now (O5).
 //!
-//! Tombstones older than `reclaim_age` are left out of the digests that are compared. A partition that every primary
-//! holds alike in one pass lets them go ([`onggi_object_device::reclaim`]).
+//! Tombstones older than `reclaim_age` are left out of the digests that are compared, and so are the traces of what was
+//! deleted in containers and accounts. A partition that every primary holds alike in one pass lets them go
+//! ([`onggi_object_device::reclaim`]).
 
 use crate::disks::Disk;
-use crate::push::{Peer, PushError};
+use crate::push::{Peer, PushError, Pushing};
 use crate::receive::kind_of;
 use crate::rings::{Rings, place};
 use crate::server::Node;
@@ -16,7 +17,7 @@ use core::time::Duration;
 use onggi_common_service::Drain;
 use onggi_object_device::reclaim::{horizon_at, slots_of};
 use onggi_object_device::{RosterKey, RosterKind};
-use onggi_object_model::{ObjectRecord, PolicyIndex};
+use onggi_object_model::ObjectRecord;
 use onggi_object_replica::sync_plan::Duty;
 use onggi_object_ring::{DeviceId, Partition, PathHash, Ring};
 use onggi_object_wire::digest::SLOT_BITS;
@@ -123,10 +124,6 @@ impl Node {
         for disk in self.disks.iter() {
             let mut is_compared = true;
             for scope in disk.device().scopes() {
-                let horizon = match scope {
-                    Scope::Objects(_) => horizon,
-                    Scope::Containers | Scope::Accounts => 0,
-                };
                 is_compared &= self.replicate_scope(disk, scope, horizon).await;
             }
             if is_compared {
@@ -188,29 +185,33 @@ impl Node {
             tally.is_compared &= home.is_ok();
             report(disk, home);
         }
-        if let Scope::Objects(policy) = scope
-            && horizon > 0
-        {
-            self.reclaim(disk, policy, round, tally.agreed()).await;
+        if horizon > 0 {
+            self.reclaim(disk, round, tally.agreed()).await;
         }
         tally.is_compared()
     }
 
     /// Raises the horizon of partitions whose primaries all hold the same, and lets settled tombstones go.
-    async fn reclaim(&self, disk: &Disk, policy: PolicyIndex, round: Round, units: Vec<u32>) {
+    async fn reclaim(&self, disk: &Disk, round: Round, units: Vec<u32>) {
         let reclaimed = disk.call(move |device| {
             let mut count = 0;
             for slot in units
                 .into_iter()
                 .flat_map(|unit| slots_of(unit, round.bits))
             {
-                count += device.reclaim(policy, slot, round.horizon)?;
+                count += match (round.scope, kind_of(round.scope)) {
+                    (Scope::Objects(policy), _) => device.reclaim(policy, slot, round.horizon)?,
+                    (_, Some(kind)) => device.reclaim_rosters(kind, slot, round.horizon)?,
+                    (_, None) => 0,
+                };
             }
             Ok(count)
         });
         match reclaimed.await {
             Ok(0) => {}
-            Ok(count) => tracing::info!(device = %disk.name, count, "reclaimed tombstones"),
+            Ok(count) => {
+                tracing::info!(device = %disk.name, scope = ?round.scope, count, "reclaimed tombstones");
+            }
             Err(error) => tracing::error!(device = %disk.name, %error, "tombstones stay for now"),
         }
     }
@@ -246,8 +247,12 @@ impl Node {
             .map(|(slot, sum)| (*slot, sum.digest))
             .collect();
         let slots = peer.differing(scope, SLOT_BITS, horizon, &sums).await?;
-        let keys = self.keys(disk, scope, slots).await?;
-        self.push(&peer, scope, &keys, false).await?;
+        let keys = self.keys(disk, scope, slots, horizon).await?;
+        let how = Pushing {
+            horizon,
+            from_start: false,
+        };
+        self.push(&peer, scope, &keys, how).await?;
         Ok(units)
     }
 
@@ -256,13 +261,14 @@ impl Node {
         disk: &Disk,
         scope: Scope,
         slots: Vec<u32>,
+        horizon: u16,
     ) -> Result<Vec<KeySum>, PushError> {
         let read = disk.call(move |device| {
             let mut keys = Vec::new();
             for slot in slots.into_iter().filter_map(Slot::new) {
                 keys.extend(match (scope, kind_of(scope)) {
                     (Scope::Objects(policy), _) => device.object_keys(policy, slot)?,
-                    (_, Some(kind)) => device.roster_keys(kind, slot)?,
+                    (_, Some(kind)) => device.roster_keys(kind, slot, horizon)?,
                     (_, None) => Vec::new(),
                 });
             }
@@ -277,7 +283,7 @@ impl Node {
         peer: &Peer<'_>,
         scope: Scope,
         keys: &[KeySum],
-        from_start: bool,
+        how: Pushing,
     ) -> Result<Vec<KeySum>, PushError> {
         let kind = match (scope, kind_of(scope)) {
             (Scope::Objects(policy), _) => return peer.push_objects(policy, keys).await,
@@ -285,18 +291,24 @@ impl Node {
             (_, None) => return Ok(Vec::new()),
         };
         let peer_id = onggi_object_device::key::peer_id(&peer.place.address, &peer.place.device);
-        for sum in peer.wanted_rosters(scope, keys).await? {
+        for (sum, is_stale) in peer.wanted_rosters(scope, keys, how.horizon).await? {
             let key = RosterKey {
                 kind,
                 hash: PathHash::new(sum.hash),
             };
+            if is_stale {
+                let aside = peer
+                    .disk
+                    .call(move |device| device.set_roster_aside(&key, sum.digest, how.horizon));
+                aside.await?;
+                continue;
+            }
             match kind {
                 RosterKind::Container => {
-                    peer.push_roster::<ObjectRecord>(key, from_start, peer_id)
-                        .await?;
+                    peer.push_roster::<ObjectRecord>(key, how, peer_id).await?;
                 }
                 RosterKind::Account => {
-                    peer.push_roster::<CountedContainer>(key, from_start, peer_id)
+                    peer.push_roster::<CountedContainer>(key, how, peer_id)
                         .await?;
                 }
             }
@@ -315,14 +327,19 @@ impl Node {
     ) -> Result<(), PushError> {
         let slots = disk.device().digests(scope, SLOT_BITS).into_keys();
         let own = |slot: &u32| Slot::new(*slot).is_some_and(|slot| slot.unit(bits) == unit);
-        let mut keys = self.keys(disk, scope, slots.filter(own).collect()).await?;
+        let slots = slots.filter(own).collect();
+        let mut keys = self.keys(disk, scope, slots, 0).await?;
+        let how = Pushing {
+            horizon: 0,
+            from_start: true,
+        };
         for place in places {
             let peer = Peer {
                 node: self,
                 disk,
                 place,
             };
-            let left = self.push(&peer, scope, &keys, true).await?;
+            let left = self.push(&peer, scope, &keys, how).await?;
             keys.retain(|key| !left.contains(key));
         }
         let dropped = disk.call(move |device| {

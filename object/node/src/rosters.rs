@@ -71,6 +71,14 @@ pub(crate) fn put(row: &mut RosterRow, at: Timestamp, metadata: &StampedMetadata
     Decision::Write
 }
 
+/// Refuses to read from a device that was away so long that it may hold what was deleted and reclaimed.
+pub(crate) fn refuse_rejoining(disk: &Disk) -> Result<(), Response> {
+    if disk.is_rejoining() {
+        return Err(respond::status(StatusCode::INSUFFICIENT_STORAGE));
+    }
+    Ok(())
+}
+
 /// Reads a roster's row.
 pub(crate) async fn row(disk: &Disk, key: RosterKey) -> Result<Option<RosterRow>, Response> {
     let read = disk.call(move |device| device.roster(&key)).await;

@@ -5,6 +5,7 @@ mod expiry;
 mod links;
 mod racing;
 mod reclaim;
+mod reclaim_rosters;
 mod replication;
 mod requests;
 

@@ -107,17 +107,22 @@ impl Node {
         page: Vec<PendingObject>,
         patience: &mut Patience,
     ) {
-        let mut grouped: BTreeMap<(ContainerPath, PolicyIndex), Vec<PendingObject>> =
+        let mut grouped: BTreeMap<(ContainerPath, PolicyIndex, u16), Vec<PendingObject>> =
             BTreeMap::new();
         for pending in page {
-            let group = (pending.container.clone(), pending.key.policy);
+            let path = pending.container.clone();
+            let group = (path, pending.key.policy, pending.known());
             grouped.entry(group).or_default().push(pending);
         }
-        for ((path, policy), pending) in grouped {
+        for ((path, policy, known), pending) in grouped {
             let places = self
                 .rings
                 .primaries(Scope::Containers, &self.hash.container(&path));
-            let head = container::Rows { path, policy };
+            let head = container::Rows {
+                path,
+                policy,
+                known,
+            };
             for some in pending.chunks(RECORDS_AT_ONCE) {
                 let records: Vec<ObjectRecord> =
                     some.iter().map(|pending| pending.record.clone()).collect();
@@ -187,6 +192,7 @@ impl Node {
             .primaries(Scope::Accounts, &self.hash.account(&row.account));
         let head = account::Rows {
             account: row.account.clone(),
+            known: disk.device().horizon(Scope::Containers, key.slot()),
         };
         let mut is_told = !places.is_empty();
         for place in &places {

@@ -122,6 +122,7 @@ impl Core {
         let head = container::Rows {
             path: path.container_path(),
             policy,
+            known: u16::MAX,
         };
         let now = self.cluster.clock.monotonic();
         let records = [record()];

@@ -50,6 +50,9 @@ pub struct Digests {
 pub struct Wants {
     /// Of what.
     pub scope: Scope,
+    /// In digests of containers and accounts, traces up to this day are left out.
+    #[serde(default)]
+    pub horizon: u16,
 }
 
 /// The head of a message with object rows. The body is [`encode_pushes`]; the answer (202) [`encode_units`] of those
@@ -103,15 +106,30 @@ pub enum RosterInfo {
 pub struct Roster {
     /// Its own row.
     pub roster: RosterInfo,
+    /// In the digest of the answer, traces up to this day are left out.
+    #[serde(default)]
+    pub horizon: u16,
+    /// The horizon of its slot on the sender: the last day whose deletions it surely has heard of.
+    #[serde(default = "everything")]
+    pub known: u16,
+}
+
+/// What a sender knows that has heard of every deletion.
+const fn everything() -> u16 {
+    u16::MAX
 }
 
 /// What a peer holds after a roster message.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RosterState {
     /// The digest over its row and records, in hexadecimal digits.
     #[serde(with = "hex_digest")]
     pub digest: Digest,
+    /// Positions of records that the peer lacks and did not take: they are older than its horizon, and the sender's is
+    /// behind, so that they may be of what was deleted and reclaimed meanwhile.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub stale: Vec<u32>,
 }
 
 /// The head of a comparison of runs of records. The body is [`encode_runs`]; the answer (200) [`encode_units`] of those
@@ -124,6 +142,9 @@ pub struct RosterRuns {
     /// The path hash.
     #[serde(with = "hex_hash")]
     pub hash: [u8; 16],
+    /// Traces up to this day are left out.
+    #[serde(default)]
+    pub horizon: u16,
 }
 
 mod hex_digest {
@@ -244,6 +265,8 @@ pub struct KeySum {
     /// The row's digest.
     pub digest: Digest,
     /// When its bytes, its content type and its metadata were set: the receiver does not want what it knows to be older.
+    /// Of a container or account: when it was put, when it was deleted if it is a trace of that (else zero), and the newest
+    /// of all its own stamps.
     pub timestamps: [Timestamp; 3],
     /// The horizon of its slot on the sender: the last day whose tombstones it knows to be settled.
     pub horizon: u16,
@@ -473,6 +496,7 @@ mod tests {
         let runs = RosterRuns {
             scope: Scope::Objects(PolicyIndex::new(3)),
             hash: [0xab; 16],
+            horizon: 7,
         };
         let value = crate::head::encode(&runs).unwrap();
         assert_eq!(
@@ -481,6 +505,7 @@ mod tests {
         );
         let state = RosterState {
             digest: Digest::of(b"x"),
+            stale: vec![3],
         };
         let value = crate::head::encode(&state).unwrap();
         assert_eq!(

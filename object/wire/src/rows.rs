@@ -4,6 +4,7 @@ use crate::codec::{CodecError, Reader, Writer};
 use crate::digest::Digest;
 use crate::merge::{self, CountedContainer};
 use crate::row::{read_metadata, write_metadata};
+use onggi_common_units::Timestamp;
 use onggi_object_model::{
     ContainerName, ContainerRecord, Etag, Metadata, ObjectName, ObjectRecord, PolicyIndex,
 };
@@ -22,6 +23,8 @@ pub trait Record: Sized + Clone + Send + Sync + PartialEq + core::fmt::Debug + '
     fn name(&self) -> &str;
     /// Whether it counts and is listed; a tombstone does not.
     fn is_live(&self) -> bool;
+    /// The newest of its stamps, totals apart: when what it is about was last put, changed or deleted.
+    fn newest(&self) -> Timestamp;
     /// What it adds to its roster's totals when it is live: objects, bytes.
     fn weight(&self) -> (u64, u64);
     /// Takes what wins of another record of the same name. True when anything changed.
@@ -51,6 +54,10 @@ impl Record for ObjectRecord {
 
     fn is_live(&self) -> bool {
         !self.deleted
+    }
+
+    fn newest(&self) -> Timestamp {
+        self.timestamp()
     }
 
     fn weight(&self) -> (u64, u64) {
@@ -113,6 +120,10 @@ impl Record for CountedContainer {
 
     fn is_live(&self) -> bool {
         self.record.exists()
+    }
+
+    fn newest(&self) -> Timestamp {
+        self.record.put_timestamp.max(self.record.delete_timestamp)
     }
 
     fn weight(&self) -> (u64, u64) {
@@ -196,7 +207,6 @@ pub fn decode_all<R: Record>(bytes: &[u8]) -> Result<Vec<R>, CodecError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use onggi_common_units::Timestamp;
     use proptest::prelude::*;
 
     fn object(name: &str) -> ObjectRecord {

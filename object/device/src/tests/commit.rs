@@ -81,7 +81,7 @@ fn step() -> impl Strategy<Value = Step> {
 
 fn object(device: &Device, number: u8, row: ObjectRow, bytes: Option<&[u8]>) -> Change {
     let how = Merge {
-        tell_container: true,
+        tell_container: Some(onggi_common_units::UtcTime::from_seconds(9)),
         ..Merge::default()
     };
     let body = bytes.map(|bytes| {
@@ -131,6 +131,7 @@ fn change(device: &Device, step: &Step) -> Change {
                 content_type: String::new(),
                 annotations: Metadata::default(),
             }],
+            known: u16::MAX,
         },
         Step::Told { number } => {
             let pending = device.pending_objects(None, 100).unwrap();
@@ -140,6 +141,7 @@ fn change(device: &Device, step: &Step) -> Change {
                 key: key(*number),
                 container: row.path.container_path(),
                 record: row.record(),
+                since: None,
             })))
         }
     }

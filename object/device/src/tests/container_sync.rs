@@ -69,7 +69,7 @@ fn the_list_has_what_is_copied_and_forgets_what_is_not_any_more() {
         });
         assert!(!deleted.unwrap().after.exists());
         assert_eq!(listed(), [key(1)]);
-        let sums = device.roster_keys(RosterKind::Container, key(1).slot());
+        let sums = device.roster_keys(RosterKind::Container, key(1).slot(), 0);
         let digest = sums.unwrap()[0].digest;
         assert!(device.drop_roster(&key(1), digest).unwrap());
         assert!(listed().is_empty());

@@ -232,7 +232,10 @@ fn a_device_of_the_format_before_gets_its_index_once() {
         assert_index(&device);
         assert_eq!(device.digests(SCOPE, 16), digests);
         let marker = std::fs::read(directory.join("DEVICE")).unwrap();
-        assert_eq!(table::decode::<Marker>(&marker).unwrap().format, 2);
+        assert_eq!(
+            table::decode::<Marker>(&marker).unwrap().format,
+            Marker::CURRENT
+        );
     }
 }
 

@@ -251,6 +251,30 @@ impl World {
     }
 }
 
+#[test]
+fn a_primary_that_was_a_stand_in_meanwhile_takes_back_what_it_dropped() {
+    let mut world = World::new();
+    assert!(world.write(3, &live_row(&object_path("o"), world.now)));
+    world.now += 3 * 86_400;
+    // The other primaries have not come to raising their horizons.
+    world.pass(0);
+    assert_eq!(
+        world.devices[0].horizon(OBJECTS, the_key().slot()),
+        world.horizon()
+    );
+    world.out = 0;
+    world.pass(1);
+    world.pass(0);
+    assert_eq!(world.stamp_of(0), None);
+    world.out = 3;
+    for index in [3, 1, 2, 0] {
+        world.pass(index);
+    }
+    for index in 0..3 {
+        assert!(world.stamp_of(index).is_some(), "{index} has lost it");
+    }
+}
+
 proptest! {
     // Each case makes four devices with 256 folders each.
     #![proptest_config(ProptestConfig::with_cases(if std::env::var_os("ONGGI_LONG").is_some() { 2_000 } else { 48 }))]
