@@ -236,7 +236,19 @@ struct Login {
     token_line: String,
 }
 
+/// Logs in, as soon as that goes: the front door may answer before what it asks does.
 fn log_in(address: SocketAddr) -> Result<Login> {
+    let deadline = Instant::now() + OPERATION_TIME_MAX;
+    loop {
+        match try_log_in(address) {
+            Ok(login) => return Ok(login),
+            Err(error) if Instant::now() >= deadline => return Err(error),
+            Err(_) => std::thread::sleep(RETRY_PAUSE),
+        }
+    }
+}
+
+fn try_log_in(address: SocketAddr) -> Result<Login> {
     let headers = format!("X-Auth-User: {USER}\r\nX-Auth-Key: {KEY}\r\n");
     let head = Head {
         method: "GET",
