@@ -429,6 +429,12 @@ fn wrong_requests() -> Result<Outcome> {
     .concat();
     let exists = [&put[..], &["-H", "If-None-Match: *"]].concat();
     let too_many = ["-X", "POST", "-H", "X-Container-Meta-A: 1"];
+    let past = [&put[..], &["-H", "X-Delete-After: -1"]].concat();
+    let long = format!("X-Object-Meta-A: {}", "a".repeat(8_193));
+    let is_long = ["-H", long.as_str()];
+    let overlapping = ["-H", "Range: bytes=0-1,1-2,0-2,0-2,1-1,0-0"];
+    // The object's own tag, as a weak one.
+    let weak = ["-H", "If-Match: W/\"68995fcbf432492d15484d04a9d2ac40\""];
     let forged = ["-H", "X-Auth-Token: forged"];
     curl.put("/c/there", "jar")?;
     let cases: &[(&str, &[&str], u16)] = &[
@@ -446,6 +452,12 @@ fn wrong_requests() -> Result<Outcome> {
         ("/c/bad%00name", &put, 412),
         ("/c/bad%ffname", &put, 412),
         ("/c/there", &["-H", "Range: bytes=5-"], 416),
+        ("/c/there", &overlapping, 416),
+        ("/c/there", &weak, 412),
+        ("/c/there", &is_long, 400),
+        ("/c/past", &past, 400),
+        ("/c/a<b>`?c=<`>", &put, 201),
+        ("/c/a%3Cb%3E%60", &[], 200),
         ("/c/there", &["-H", "If-None-Match: *"], 304),
         ("/c/there", &["-X", "BREW"], 405),
         ("/c", &too_many, 204),

@@ -232,18 +232,10 @@ impl Device {
         }
         // The trace of what was deleted long ago is not taken up again.
         if old.is_none() && row.body.is_none() && self.is_settled(key, &row) {
-            let unchanged = Merged::Unchanged {
-                newest: row.newest(),
-                is_deletion: true,
-            };
-            return Ok((unchanged, None));
+            return Ok((unchanged(row.newest(), true), None));
         }
         let Some(plan) = plan(old.as_ref(), row, file_name, small, how.if_present)? else {
-            let unchanged = Merged::Unchanged {
-                newest,
-                is_deletion: !was_there,
-            };
-            return Ok((unchanged, None));
+            return Ok((unchanged(newest, !was_there), None));
         };
         let mut batch = Batch::new();
         batch.put(OBJECT, key.bytes(), table::encode(&plan.next));
@@ -459,6 +451,13 @@ impl Device {
                 }
             })?;
         failed.map_or(Ok(()), |error| Err(error.into()))
+    }
+}
+
+const fn unchanged(newest: Timestamp, is_deletion: bool) -> Merged {
+    Merged::Unchanged {
+        newest,
+        is_deletion,
     }
 }
 

@@ -18,6 +18,7 @@ pub mod options;
 mod push;
 mod receive;
 pub mod replicator;
+mod reservation;
 mod respond;
 pub mod rings;
 mod rosters;

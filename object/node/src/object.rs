@@ -1,6 +1,7 @@
 //! Objects: PUT, GET, HEAD, POST, DELETE.
 
 use crate::disks::Disk;
+use crate::reservation::{guard, reserved};
 use crate::respond;
 use crate::server::{Call, Node};
 use bytes::Bytes;
@@ -15,13 +16,12 @@ use onggi_object_client::limiter::SILENT_AFTER;
 use onggi_object_client::{CallError, Limiter, Nodes};
 use onggi_object_device::object::post_row;
 use onggi_object_device::{
-    BodyReader, Commit, DeviceError, Guard, Merge, Merged, NewRow, ObjectKey, PendingObject,
-    Reserved, StoredObject,
+    BodyReader, DeviceError, Guard, Merge, Merged, NewRow, ObjectKey, PendingObject, StoredObject,
 };
 use onggi_object_model::range::{RangeHeader, Selection};
 use onggi_object_model::{ByteRange, ObjectPath, ObjectRecord, PolicyIndex};
 use onggi_object_wire::object::{
-    Delete, Found, Get, Missing, Post, Put, Refused, Release, Reserve, Wanted, Which, Written,
+    Delete, Found, Get, Missing, Post, Put, Refused, Wanted, Which, Written,
 };
 use onggi_object_wire::{Body as WireBody, ObjectRow, Place, container};
 use std::sync::Arc;
@@ -119,57 +119,6 @@ impl Call<'_> {
             listing: put.listing,
         };
         write.carry_out(node, &disk, StatusCode::CREATED).await
-    }
-
-    pub(crate) async fn reserve_object(self) -> Result<Response, Response> {
-        let Reserve {
-            which,
-            timestamp,
-            commit,
-        } = self.head()?;
-        self.body.none().await?;
-        if self.node.is_ahead(timestamp) {
-            return Err(respond::bad_request(&"stamped too far ahead"));
-        }
-        let key = self.node.object_key(&which);
-        let (commit, now) = (device_commit(&commit), self.node.clock.now());
-        let holds = &self.node.holds;
-        holds.begin(&self.disk.name, key, commit.token);
-        let done = self
-            .disk
-            .call(move |device| device.reserve(&key, &commit, timestamp, now))
-            .await;
-        // The racer asks again, above what is there: until then nothing newer comes.
-        let is_held = matches!(done, Ok(Reserved::Granted | Reserved::Newer { .. }));
-        if !is_held {
-            holds.end(&self.disk.name, key, &commit.token);
-        }
-        let done = done.map_err(|error| respond::disk_error("reserving a key", &error))?;
-        Ok(match done {
-            Reserved::Granted => respond::with_head(StatusCode::CREATED, &Written::default()),
-            Reserved::Newer { newest } => conflict(newest),
-            Reserved::Present { newest } => {
-                respond::with_head(StatusCode::PRECONDITION_FAILED, &Refused { newest })
-            }
-            Reserved::Taken { stamp } => reserved(stamp),
-            Reserved::TooMany => respond::status(StatusCode::INSUFFICIENT_STORAGE),
-        })
-    }
-
-    pub(crate) async fn release_object(self) -> Result<Response, Response> {
-        let Release { which, token } = self.head()?;
-        self.body.none().await?;
-        let key = self.node.object_key(&which);
-        let done = self
-            .disk
-            .call(move |device| device.release(&key, &token))
-            .await;
-        self.node.holds.end(&self.disk.name, key, &token);
-        done.map_err(|error| respond::disk_error("releasing a key", &error))?;
-        Ok(respond::with_head(
-            StatusCode::NO_CONTENT,
-            &Written::default(),
-        ))
     }
 
     pub(crate) async fn post_object(self) -> Result<Response, Response> {
@@ -472,30 +421,7 @@ impl Write {
     }
 }
 
-/// How a client's write minds reservations.
-fn guard(node: &Node, commit: Option<&onggi_object_wire::object::Commit>) -> Guard {
-    let now = node.clock.now();
-    match commit {
-        None => Guard::Above { now },
-        Some(commit) => Guard::Commit {
-            commit: device_commit(commit),
-            now,
-        },
-    }
-}
-
-const fn device_commit(commit: &onggi_object_wire::object::Commit) -> Commit {
-    Commit {
-        token: commit.token,
-        expected: commit.expected,
-    }
-}
-
-fn reserved(stamp: onggi_common_units::Timestamp) -> Response {
-    respond::with_head(StatusCode::LOCKED, &Refused { newest: stamp })
-}
-
-fn conflict(newest: onggi_common_units::Timestamp) -> Response {
+pub(crate) fn conflict(newest: onggi_common_units::Timestamp) -> Response {
     respond::with_head(StatusCode::CONFLICT, &Refused { newest })
 }
 

@@ -1,7 +1,7 @@
 //! PUT of objects: bytes in, hashes beside, N copies out.
 
 use super::change::{STAMPS_MAX, is_settled};
-use super::conditional::Change;
+use super::conditional::{Change, LEAD};
 use super::stream::Fan;
 use super::write_reply;
 use crate::driver;
@@ -335,7 +335,7 @@ impl Core {
             }
             Outcome::Failed(Failure::Newer { newest })
                 if !is_conditional
-                    && newest <= self.cluster.clock.now()
+                    && newest <= self.cluster.clock.ahead(LEAD)
                     && is_settled(&answers, needed) =>
             {
                 // Another write began while this one's bytes came, and stands in its place: as if it had come after this.
