@@ -130,9 +130,10 @@ mod tests {
         for number in 0..end {
             let mut made = Transaction::new(control::id(0, number));
             let states = &check.plans[0].states;
-            for row in 0..ROWS {
+            let changes = states[number].iter().zip(&states[number + 1]);
+            for (row, (before, after)) in changes.enumerate() {
                 let key = control::key(0, row);
-                made = match (states[number][row], states[number + 1][row]) {
+                made = match (*before, *after) {
                     (before, after) if before == after => made,
                     (_, Some((by, length))) => {
                         made.put(TABLE, key, control::content(0, by, row, length))

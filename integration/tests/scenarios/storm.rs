@@ -33,7 +33,7 @@ const KILL_EVERY: Duration = Duration::from_millis(350);
 /// How long a cluster may take to be whole again.
 const WHOLE_WITHIN: Duration = Duration::from_secs(90);
 /// One in so many PUTs goes to a file.
-const LARGE_ONE_IN: u64 = 6;
+const LARGE_ONE_IN: u64 = 3;
 const LARGE_BYTES: usize = 150_000;
 
 /// What an object can be.

@@ -15,6 +15,10 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         archives,
     ),
     (
+        "uploads::sparse_files_come_back_with_their_holes",
+        sparse_files,
+    ),
+    (
         "uploads::a_slow_archive_is_answered_and_a_vast_one_is_not_held",
         slow_and_vast,
     ),
@@ -81,6 +85,50 @@ fn tree(at: &Path) -> Result<Vec<(String, Vec<u8>)>> {
     }
     std::os::unix::fs::symlink("1.txt", at.join("photos/link"))?;
     Ok(files)
+}
+
+/// Files with holes, in each of the ways the machine's `tar` leaves holes out.
+fn sparse_files() -> Result<Outcome> {
+    const PIECES: [(u64, &[u8]); 3] = [(70_000, b"one"), (1 << 20, b"two"), (5 << 20, b"three")];
+    const LENGTH: u64 = 6 << 20;
+    let tar = need!(tool("tar"));
+    let system = system("")?;
+    let curl = Curl::login(&system, LOGIN)?;
+    let folder = tempfile::tempdir()?;
+    let source = folder.path().join("tree");
+    std::fs::create_dir_all(&source)?;
+    let file = std::fs::File::create(source.join("holes"))?;
+    let mut content = vec![0; usize::try_from(LENGTH)?];
+    file.set_len(LENGTH)?;
+    for (at, bytes) in PIECES {
+        std::os::unix::fs::FileExt::write_all_at(&file, bytes, at)?;
+        let at = usize::try_from(at)?;
+        content[at..at + bytes.len()].copy_from_slice(bytes);
+    }
+    file.sync_all()?;
+    let archive = folder.path().join("archive");
+    let put = ["-X", "PUT", "-T", archive.to_str().context("path")?];
+    for (at, how) in [
+        &["-S", "--format=gnu"][..],
+        &["-S", "--format=posix", "--sparse-version=0.0"],
+        &["-S", "--format=posix", "--sparse-version=0.1"],
+        &["-S", "--format=posix", "--sparse-version=1.0"],
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        pack(&tar, &source, how, &archive)?;
+        let packed = std::fs::metadata(&archive)?.len();
+        ensure!(packed < LENGTH / 2, "{how:?}: tar has left no holes out");
+        let (status, body) = curl.call(&format!("/s{at}?extract-archive=tar"), &put)?;
+        ensure!(
+            status == 200 && body.contains("Number Files Created: 1"),
+            "{how:?}: {status} {body}"
+        );
+        let back = curl.download(&format!("/s{at}/holes"))?;
+        ensure!(back == content, "{how:?}: {} bytes came back", back.len());
+    }
+    Ok(Outcome::Passed)
 }
 
 fn archives() -> Result<Outcome> {

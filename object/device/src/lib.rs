@@ -38,6 +38,7 @@ mod large;
 pub mod listing;
 pub mod object;
 pub mod pending;
+mod plan;
 mod rebuild;
 pub mod reclaim;
 mod reclaim_roster;

@@ -8,6 +8,7 @@ use crate::expiry::{self, Due};
 use crate::key::{ObjectKey, unit_range};
 use crate::large;
 use crate::pending::PendingObject;
+use crate::plan::plan;
 use crate::reservation::Commit;
 use crate::stored::{Location, StoredObject};
 use crate::tables::{BODY, OBJECT, RESERVATION};
@@ -18,7 +19,7 @@ use onggi_common_meta::table;
 use onggi_common_units::{Timestamp, UtcTime};
 use onggi_object_model::Metadata;
 use onggi_object_wire::digest::SLOT_BITS;
-use onggi_object_wire::merge::{self, Taken};
+use onggi_object_wire::merge::Taken;
 use onggi_object_wire::replication::{KeySum, Scope};
 use onggi_object_wire::{ObjectRow, Slot};
 
@@ -152,18 +153,6 @@ impl StagedObject {
             releases: false,
         }
     }
-}
-
-/// What is to be written, and what is left to do afterwards.
-struct Plan {
-    next: StoredObject,
-    taken: Taken,
-    /// The small body to write with the row.
-    small: Option<Vec<u8>>,
-    /// The file the old row named, if it does so no more.
-    left_file: Option<String>,
-    /// Whether the old row's small body has to go.
-    drop_small: bool,
 }
 
 impl Device {
@@ -317,11 +306,7 @@ impl Device {
         }
         // The trace of what was deleted long ago is not taken up again.
         if old.is_none() && row.body.is_none() && self.is_settled(key, &row) {
-            let unchanged = Merged::Unchanged {
-                newest: row.newest(),
-                is_deletion: true,
-            };
-            return Ok(StagedObject::nothing(unchanged));
+            return Ok(StagedObject::nothing(unchanged(row.newest(), true)));
         }
         let Some(plan) = plan(
             old.as_ref(),
@@ -331,11 +316,7 @@ impl Device {
             how.if_present,
         )?
         else {
-            let unchanged = Merged::Unchanged {
-                newest,
-                is_deletion: !was_there,
-            };
-            return Ok(StagedObject::nothing(unchanged));
+            return Ok(StagedObject::nothing(unchanged(newest, !was_there)));
         };
         if let Some(since) = how.tell_container {
             pending_of(key, &plan.next.row, how, since).stage(batch);
@@ -569,86 +550,10 @@ fn pending_of(key: &ObjectKey, row: &ObjectRow, how: Merge, since: UtcTime) -> P
     }
 }
 
-/// What merging a row into the old one makes of it; `None` when nothing changes.
-fn plan(
-    old: Option<&StoredObject>,
-    row: ObjectRow,
-    file_name: Option<&str>,
-    small: Option<Vec<u8>>,
-    is_post: bool,
-) -> Result<Option<Plan>, DeviceError> {
-    let Some(old) = old else {
-        let taken = Taken {
-            data: true,
-            content_type: true,
-            metadata: true,
-        };
-        let location = new_location(&row, file_name, small.is_some())?;
-        let next = StoredObject { row, location };
-        return Ok(Some(Plan {
-            next,
-            taken,
-            small,
-            left_file: None,
-            drop_small: false,
-        }));
-    };
-    let mut merged = old.row.clone();
-    let mut taken = merge::object_rows(&mut merged, &row);
-    // A quarantined copy takes the same bytes again: that is how it heals.
-    let heals = old.location == Location::Quarantined
-        && row.body.is_some()
-        && row.body == merged.body
-        && (file_name.is_some() || small.is_some());
-    taken.data |= heals;
-    if !taken.any() || (is_post && !taken.metadata) {
-        return Ok(None);
-    }
-    if !taken.data {
-        let next = StoredObject {
-            row: merged,
-            location: old.location.clone(),
-        };
-        let (left_file, drop_small) = (None, false);
-        return Ok(Some(Plan {
-            next,
-            taken,
-            small: None,
-            left_file,
-            drop_small,
-        }));
-    }
-    let location = new_location(&merged, file_name, small.is_some())?;
-    let left_file = match &old.location {
-        Location::File(name) => Some(name.clone()),
-        Location::Inline | Location::Nowhere | Location::Quarantined => None,
-    };
-    let drop_small = old.location == Location::Inline;
-    let next = StoredObject {
-        row: merged,
-        location,
-    };
-    Ok(Some(Plan {
-        next,
-        taken,
-        small,
-        left_file,
-        drop_small,
-    }))
-}
-
-fn new_location(
-    row: &ObjectRow,
-    file_name: Option<&str>,
-    is_small: bool,
-) -> Result<Location, DeviceError> {
-    match (&row.body, file_name) {
-        (None, _) => Ok(Location::Nowhere),
-        (Some(_), Some(name)) => Ok(Location::File(name.to_owned())),
-        (Some(_), None) if is_small => Ok(Location::Inline),
-        (Some(body), None) => Err(DeviceError::BodyMissing {
-            length: body.length,
-        }),
+const fn unchanged(newest: Timestamp, is_deletion: bool) -> Merged {
+    Merged::Unchanged {
+        newest,
+        is_deletion,
     }
 }
 

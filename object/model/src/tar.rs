@@ -441,6 +441,26 @@ impl TarDecoder {
         }
     }
 
+    /// A sparse file whose map begins in its header.
+    fn begin_old_sparse(
+        &mut self,
+        block: &[u8],
+        entry: TarEntry,
+    ) -> Result<Option<TarEntry>, TarError> {
+        let (pieces, is_continued, length) = sparse::of_header(block)?;
+        let mapping = |pieces| Mapping {
+            size: entry.size,
+            entry,
+            length,
+            form: MapForm::Blocks(pieces),
+        };
+        if is_continued {
+            self.state = State::Mapping(mapping(pieces));
+            return Ok(None);
+        }
+        self.begin_sparse(mapping(Vec::new()), pieces).map(Some)
+    }
+
     fn begin_sparse(&mut self, mapping: Mapping, pieces: Vec<Piece>) -> Result<TarEntry, TarError> {
         let map = Map::new(pieces, mapping.length, mapping.size)?;
         let size = map.length();
@@ -524,26 +544,19 @@ impl TarDecoder {
             size,
             attributes,
         };
+        if kind == b'S' {
+            return self.begin_old_sparse(block, entry);
+        }
         let mapping = |length, form| Mapping {
             entry: entry.clone(),
             length,
             size,
             form,
         };
-        let nowhere = || MapForm::Blocks(Vec::new());
-        if kind == b'S' {
-            let (pieces, is_continued, length) = sparse::of_header(block)?;
-            if !is_continued {
-                return self
-                    .begin_sparse(mapping(length, nowhere()), pieces)
-                    .map(Some);
-            }
-            self.state = State::Mapping(mapping(length, MapForm::Blocks(pieces)));
-            return Ok(None);
-        }
         match said {
             sparse::Said::Here(pieces, length) if is_file => {
-                let begun = self.begin_sparse(mapping(length, nowhere()), pieces);
+                let form = MapForm::Blocks(Vec::new());
+                let begun = self.begin_sparse(mapping(length, form), pieces);
                 begun.map(Some)
             }
             sparse::Said::BeforeBytes(length) if is_file => {

@@ -1,7 +1,7 @@
 //! What containers and accounts have in common.
 
 use crate::disks::Disk;
-use crate::respond;
+use crate::respond::{self, Early};
 use crate::server::Node;
 use http::StatusCode;
 use onggi_common_service::http::Response;
@@ -72,9 +72,10 @@ pub(crate) fn put(row: &mut RosterRow, at: Timestamp, metadata: &StampedMetadata
 }
 
 /// Refuses to read from a device that was away so long that it may hold what was deleted and reclaimed.
-pub(crate) fn refuse_rejoining(disk: &Disk) -> Result<(), Response> {
+pub(crate) fn refuse_rejoining(disk: &Disk) -> Result<(), Early> {
     if disk.is_rejoining() {
-        return Err(respond::status(StatusCode::INSUFFICIENT_STORAGE));
+        let status = StatusCode::INSUFFICIENT_STORAGE;
+        return Err(Early::new(respond::status(status)));
     }
     Ok(())
 }

@@ -50,6 +50,15 @@ impl HybridClock {
         Timestamp::from_ticks(ticks).unwrap_or_else(|| self.now())
     }
 
+    /// A stamp so far ahead of the wall clock, and newer than all before; those that follow need not be newer than it until it
+    /// is observed.
+    pub(crate) fn ahead(&self, lead: Duration) -> Timestamp {
+        let last = self.last_ticks.load(Ordering::Acquire);
+        let ahead = Timestamp::from_utc(self.wall.now().saturating_add(lead));
+        let ticks = ahead.ticks().max(last.saturating_add(1));
+        Timestamp::from_ticks(ticks).unwrap_or(ahead)
+    }
+
     /// Someone else's stamp was seen: later stamps are newer than it.
     pub(crate) fn observe(&self, seen: Timestamp) {
         let limit = Timestamp::from_utc(self.wall.now().saturating_add(AHEAD_MAX));
@@ -82,6 +91,12 @@ mod tests {
         let ahead: Timestamp = "1030".parse().unwrap();
         clock.observe(ahead);
         assert!(clock.stamp() > ahead);
+        let lead = Duration::from_secs(2);
+        assert!(clock.ahead(lead) > clock.stamp());
+        assert!(
+            clock.stamp() < "1031".parse().unwrap(),
+            "it was not observed"
+        );
         let absurd: Timestamp = "9999".parse().unwrap();
         clock.observe(absurd);
         assert!(clock.stamp() < absurd);

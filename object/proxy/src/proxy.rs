@@ -121,10 +121,10 @@ impl Proxy {
 
     async fn route(&self, request: Request) -> Result<Response, Fault> {
         let (mut request, body) = request.into_parts();
-        gate::check(&request)?;
         if self.core.sync.is_of_node(&request, self.clock.now()) {
             return self.asking().read_for_sync(&request).await;
         }
+        gate::check(&request)?;
         let incoming = container_sync::take(&mut request.headers);
         gate::inbound(&mut request.headers);
         if let Some(incoming) = incoming {

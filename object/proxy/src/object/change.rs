@@ -15,7 +15,7 @@ use onggi_object_client::WriteAnswer;
 use onggi_object_model::{Etag, Metadata, ObjectPath, ObjectRecord, PolicyIndex};
 use onggi_object_replica::{Consistency, Failure, Outcome};
 use onggi_object_wire::Place;
-use onggi_object_wire::object::{Delete, Post, Which};
+use onggi_object_wire::object::{Commit, Delete, Post, Which};
 
 /// How often a write is tried again above what it met.
 pub(super) const STAMPS_MAX: usize = 4;
@@ -136,11 +136,7 @@ impl Core {
         let claim = self.check_condition(&which, request).await?;
         self.check_if_delete_at(policy, path, request).await?;
         if let Some(claim) = claim {
-            let won = self.contest(&which, request, claim, &Change::Delete);
-            let won = won.await?;
-            let answers: Vec<&WriteAnswer> = won.answers.iter().collect();
-            self.list_deletion(&which, won.timestamp, &answers).await?;
-            return Ok(plain(StatusCode::NO_CONTENT));
+            return self.delete_conditional(&which, request, claim).await;
         }
         let stamped = request.extensions.get::<Stamped>().map(|at| at.0);
         if let Some(at) = stamped {
@@ -202,6 +198,18 @@ impl Core {
         } else {
             Fault::Unavailable
         })
+    }
+
+    async fn delete_conditional(
+        &self,
+        which: &Which,
+        request: &Head,
+        claim: Commit,
+    ) -> Result<Response, Fault> {
+        let won = self.contest(which, request, claim, &Change::Delete).await?;
+        let answers: Vec<&WriteAnswer> = won.answers.iter().collect();
+        self.list_deletion(which, won.timestamp, &answers).await?;
+        Ok(plain(StatusCode::NO_CONTENT))
     }
 
     /// Sees to it that listings know of a deletion.

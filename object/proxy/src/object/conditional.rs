@@ -31,6 +31,9 @@ const STRAGGLER_TIME_MAX: Duration = Duration::from_millis(100);
 /// The first pause of a racer, and the longest.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(160));
 
+/// How far ahead of the clock a racer stamps that has met something newer: what others stamp before it has the key
+/// everywhere is then below it.
+pub(super) const LEAD: Duration = Duration::from_millis(100);
 /// How often one racer asks for the key above what it has met before it begins anew.
 const TURNS_MAX: usize = 8;
 
@@ -93,7 +96,7 @@ enum Asked {
 /// What is done with a key once it is reserved.
 #[derive(Debug, Clone)]
 pub(super) enum Change {
-    Put { base: Put, bytes: Bytes },
+    Put { base: Box<Put>, bytes: Bytes },
     Delete,
 }
 
@@ -179,6 +182,7 @@ impl Core {
                         done.answers.extend(more);
                     }
                     if count_done(&done.answers) >= needed {
+                        self.cluster.clock.observe(timestamp);
                         let answers = done.answers;
                         return Ok(Won { timestamp, answers });
                     }
@@ -252,7 +256,7 @@ impl Core {
         let (mut from, mut to) = (0, 1);
         for _ in 0..TURNS_MAX {
             let asked = members.iter().take(to).skip(from).cloned();
-            let is_first = to == 1;
+            let is_first = to == 1 && members.len() > 1;
             round.ask(asked);
             if is_first {
                 round.listen(1, Instant::now() + STRAGGLER_TIME_MAX).await;
@@ -266,7 +270,7 @@ impl Core {
                     from = 0;
                 }
                 Some(Refusal::Changed) => break,
-                None if is_first && members.len() > 1 => (from, to) = (1, members.len()),
+                None if is_first => (from, to) = (1, members.len()),
                 None => break,
             }
         }
@@ -369,7 +373,7 @@ impl<'a> Round<'a> {
 
     /// Begins a turn above all that was met.
     fn rise(&mut self) {
-        self.reserve.timestamp = self.cluster.clock.stamp();
+        self.reserve.timestamp = self.cluster.clock.ahead(LEAD);
         self.held.granted.clear();
         (self.due, self.refused) = (0, None);
     }
@@ -524,7 +528,7 @@ impl Change {
                     timestamp,
                     commit: Some(commit),
                     listing,
-                    ..base
+                    ..*base
                 };
                 nodes.put_object(place, &put, bytes).await
             }

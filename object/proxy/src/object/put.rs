@@ -1,7 +1,7 @@
 //! PUT of objects: bytes in, hashes beside, N copies out.
 
 use super::change::{STAMPS_MAX, is_settled};
-use super::conditional::Change;
+use super::conditional::{Change, LEAD};
 use super::stream::Fan;
 use super::write_reply;
 use crate::driver;
@@ -302,7 +302,10 @@ impl Core {
                     tail: Some(arrived.tail.clone()),
                     ..new.put(Timestamp::ZERO, Vec::new())
                 };
-                let change = Change::Put { base, bytes: first };
+                let change = Change::Put {
+                    base: Box::new(base),
+                    bytes: first,
+                };
                 let won = self.contest(&which, request, claim, &change).await?;
                 return self
                     .acknowledge(&new, &arrived, won.timestamp, &won.answers)
@@ -335,7 +338,7 @@ impl Core {
             }
             Outcome::Failed(Failure::Newer { newest })
                 if !is_conditional
-                    && newest <= self.cluster.clock.now()
+                    && newest <= self.cluster.clock.ahead(LEAD)
                     && is_settled(&answers, needed) =>
             {
                 // Another write began while this one's bytes came, and stands in its place: as if it had come after this.
