@@ -22,6 +22,7 @@ use malformed_target::Watched;
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
@@ -300,10 +301,13 @@ pub async fn serve<H: Handler>(
         let Some((stream, peer, slot)) = accepted else {
             continue;
         };
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(%error, %peer, "TCP_NODELAY was refused");
+        }
         let (handler, drain) = (Arc::clone(&handler), drain.clone());
         let hold = drain.hold();
         tokio::spawn(async move {
-            serve_connection(stream, peer, handler, limits, drain).await;
+            take(stream, peer, handler, limits, drain).await;
             drop((slot, hold));
         });
     }
@@ -332,16 +336,13 @@ async fn begins_with(stream: &TcpStream, preface: &[u8], within: Duration) -> Op
     (came > 0).then(|| preface.first() == first.first())
 }
 
-async fn serve_connection<H: Handler>(
+async fn take<H: Handler>(
     stream: TcpStream,
     peer: SocketAddr,
     handler: Arc<H>,
     limits: Limits,
     drain: Drain,
 ) {
-    if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!(%error, %peer, "TCP_NODELAY was refused");
-    }
     if let Some(preface) = H::preface(&handler) {
         match begins_with(&stream, preface, limits.header_time_max).await {
             Some(true) => return H::take_stream(handler, stream, limits, drain).await,
@@ -349,6 +350,20 @@ async fn serve_connection<H: Handler>(
             None => return,
         }
     }
+    serve_connection(stream, peer, handler, limits, drain).await;
+}
+
+/// Serves one connection of HTTP requests until it ends or the drain begins.
+pub async fn serve_connection<S, H>(
+    stream: S,
+    peer: SocketAddr,
+    handler: Arc<H>,
+    limits: Limits,
+    drain: Drain,
+) where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    H: Handler,
+{
     let refusing = Arc::clone(&handler);
     let framing = Framing::new();
     let stream = Lenient::new(stream, framing.clone());

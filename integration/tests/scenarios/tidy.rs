@@ -46,6 +46,10 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("common-units", &[]),
     ("common-host", &["common-units"]),
     ("common-meta", &["common-units", "common-host"]),
+    (
+        "common-sim",
+        &["common-units", "common-host", "common-meta"],
+    ),
     ("common-service", &["common-units", "common-host"]),
     (
         "common-identity",

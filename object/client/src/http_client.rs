@@ -3,6 +3,7 @@
 use crate::call::{
     Answer, AnswerFuture, Body, BodyError, Call, CallBody, CallError, NodeClient, Piece,
 };
+use crate::connect::{Connect, Tcp};
 use crate::pool::{Connection, Pool, Returning};
 use bytes::Bytes;
 use core::pin::Pin;
@@ -46,6 +47,7 @@ pub struct HttpClient {
     signer: Arc<Signer>,
     clock: Arc<dyn Clock>,
     timeouts: Timeouts,
+    connect: Arc<dyn Connect>,
     pools: Mutex<HashMap<String, Arc<Pool>>>,
 }
 
@@ -71,6 +73,7 @@ impl HttpClient {
             signer,
             clock,
             timeouts,
+            connect: Arc::new(Tcp),
             pools: Mutex::new(HashMap::new()),
         }
     }
@@ -78,6 +81,13 @@ impl HttpClient {
     /// What signs its requests: one numbering for the whole process.
     pub(crate) fn signer(&self) -> Arc<Signer> {
         Arc::clone(&self.signer)
+    }
+
+    /// The same with connections of another kind.
+    #[must_use]
+    pub fn with_connections(mut self, connect: Arc<dyn Connect>) -> Self {
+        self.connect = connect;
+        self
     }
 
     /// The time limits.
@@ -91,7 +101,7 @@ impl HttpClient {
         if let Some(pool) = pools.get(address) {
             return Arc::clone(pool);
         }
-        let pool = Arc::new(Pool::new(address.to_owned()));
+        let pool = Arc::new(Pool::new(address.to_owned(), Arc::clone(&self.connect)));
         pools.insert(address.to_owned(), Arc::clone(&pool));
         pool
     }

@@ -6,6 +6,7 @@
 
 pub mod answer;
 pub mod call;
+pub mod connect;
 pub mod http_client;
 pub mod limiter;
 mod link;
@@ -18,6 +19,7 @@ pub use answer::{ContainerAnswer, GetAnswer, InfoAnswer, ListAnswer, WriteAnswer
 pub use call::{
     Answer, AnswerFuture, Body, BodyError, Call, CallBody, CallError, NodeClient, Piece,
 };
+pub use connect::Connect;
 pub use http_client::{HttpClient, Timeouts};
 pub use limiter::Limiter;
 pub use nodes::Nodes;

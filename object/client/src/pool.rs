@@ -1,6 +1,7 @@
 //! Connections to one node: a bounded number, kept for the next request when their answer was read to its end.
 
 use crate::call::{Body, BodyError, CallError};
+use crate::connect::Connect;
 use bytes::Bytes;
 use core::pin::Pin;
 use core::task::{Context, Poll};
@@ -11,7 +12,6 @@ use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
-use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Connections open to one node at a time.
@@ -25,6 +25,7 @@ const ANSWER_HEAD_BYTES_MAX: usize = 128 << 10;
 #[derive(Debug)]
 pub(crate) struct Pool {
     address: String,
+    connect: Arc<dyn Connect>,
     idle: Mutex<Vec<SendRequest<Body>>>,
     slots: Arc<Semaphore>,
 }
@@ -38,10 +39,11 @@ pub(crate) struct Connection {
 }
 
 impl Pool {
-    pub(crate) fn new(address: String) -> Self {
+    pub(crate) fn new(address: String, connect: Arc<dyn Connect>) -> Self {
         let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
         Self {
             address,
+            connect,
             idle: Mutex::new(Vec::new()),
             slots,
         }
@@ -112,10 +114,9 @@ impl Pool {
             address: self.address.clone(),
             source,
         };
-        let stream = tokio::time::timeout(within, TcpStream::connect(&self.address)).await;
+        let stream = tokio::time::timeout(within, self.connect.connect(&self.address)).await;
         let late = |_elapsed| failed(io::ErrorKind::TimedOut.into());
         let stream = stream.map_err(late)?.map_err(failed)?;
-        stream.set_nodelay(true).map_err(failed)?;
         let handshake = http1::Builder::new()
             .max_buf_size(ANSWER_HEAD_BYTES_MAX)
             .handshake(TokioIo::new(stream))

@@ -9,7 +9,7 @@ use onggi_common_meta::local::{Batch, Order, Read, Store};
 use onggi_object_wire::codec::{CodecError, Reader, Writer};
 use onggi_object_wire::replication::Scope;
 use onggi_object_wire::{Digest, Slot};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
 const VERSION: u8 = 1;
@@ -36,7 +36,7 @@ type Slots = BTreeMap<u32, Days>;
 
 /// The digests of everything on a device.
 #[derive(Debug, Default)]
-pub(crate) struct Digests(Mutex<HashMap<Scope, Slots>>);
+pub(crate) struct Digests(Mutex<BTreeMap<Scope, Slots>>);
 
 /// Digests after a batch: to be kept when the batch is written.
 #[derive(Debug)]
@@ -69,7 +69,7 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<Sum, CodecError> {
 impl Digests {
     /// Reads all digests of a store.
     pub(crate) fn load(store: &dyn Store) -> Result<Self, OpenError> {
-        let mut scopes: HashMap<Scope, Slots> = HashMap::new();
+        let mut scopes: BTreeMap<Scope, Slots> = BTreeMap::new();
         let mut failed = None;
         let reader: &dyn Read = store;
         let visited = reader.visit(
@@ -98,7 +98,7 @@ impl Digests {
         }
     }
 
-    fn with<T>(&self, act: impl FnOnce(&mut HashMap<Scope, Slots>) -> T) -> T {
+    fn with<T>(&self, act: impl FnOnce(&mut BTreeMap<Scope, Slots>) -> T) -> T {
         act(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 

@@ -24,7 +24,9 @@ pub struct ObjectKey {
 }
 
 impl ObjectKey {
-    pub(crate) fn bytes(&self) -> [u8; OBJECT_KEY_BYTES] {
+    /// As the tables have it.
+    #[must_use]
+    pub fn bytes(&self) -> [u8; OBJECT_KEY_BYTES] {
         let mut key = [0; OBJECT_KEY_BYTES];
         key[..2].copy_from_slice(&self.policy.get().to_be_bytes());
         key[2..18].copy_from_slice(self.hash.as_bytes());
@@ -32,7 +34,9 @@ impl ObjectKey {
         key
     }
 
-    pub(crate) fn from_bytes(bytes: &[u8]) -> Option<Self> {
+    /// A key of the tables; `None` when these bytes are none.
+    #[must_use]
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
         let key: &[u8; OBJECT_KEY_BYTES] = bytes.try_into().ok()?;
         let [a, b, rest @ ..] = *key;
         let (hash, fragment) = rest.split_first_chunk::<16>()?;

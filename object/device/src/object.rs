@@ -300,6 +300,19 @@ impl Device {
         if how.if_present && !was_there {
             return Ok(StagedObject::nothing(Merged::Absent));
         }
+        // Proxies whose clocks are behind both stamp right above what they have seen: whoever comes second is told.
+        let is_of_one_moment = |old: &StoredObject| {
+            old.row.data_timestamp == row.data_timestamp
+                || old.row.metadata_timestamp == row.metadata_timestamp
+        };
+        if how.guard != Guard::None && old.as_ref().is_some_and(is_of_one_moment) {
+            let is_deletion = !was_there;
+            let unchanged = Merged::Unchanged {
+                newest,
+                is_deletion,
+            };
+            return Ok(StagedObject::nothing(unchanged));
+        }
         let is_meant = |due: Due| old.as_ref().is_some_and(|old| due.is_of(old));
         if how.only_due.is_some_and(|due| !is_meant(due)) {
             return Ok(StagedObject::nothing(Merged::Absent));

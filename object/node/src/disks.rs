@@ -1,9 +1,9 @@
-//! The node's devices, and the blocking threads their calls run on.
+//! The node's devices, and where their calls run: on blocking threads, or in place in simulation.
 
+use crate::machine::{Calls, Machine, Off};
 use crate::options::Options;
 use core::sync::atomic::{AtomicBool, Ordering};
 use core::time::Duration;
-use onggi_common_host::Entropy;
 use onggi_common_units::UtcTime;
 use onggi_object_device::{
     Change, Committed, Device, DeviceError, DeviceOptions, OpenError, PendingObject,
@@ -31,6 +31,7 @@ pub(crate) struct Disk {
     device: Arc<Device>,
     slots: Arc<Semaphore>,
     commits: Arc<Commits>,
+    calls: Calls,
     /// Whether it was away so long that it may hold what was deleted and reclaimed: it is not read from until it has been
     /// compared with its peers.
     is_rejoining: Arc<AtomicBool>,
@@ -150,7 +151,7 @@ impl Commits {
 }
 
 /// Writes what waits, group by group, until nothing is left.
-async fn commit_waiting(commits: Arc<Commits>, device: Weak<Device>) {
+async fn commit_waiting(commits: Arc<Commits>, device: Weak<Device>, calls: Calls) {
     while !commits.rest() {
         // Nobody waits for pending rows to go: they go along with what comes next, and make no group of their own.
         commits.gather().await;
@@ -158,6 +159,14 @@ async fn commit_waiting(commits: Arc<Commits>, device: Weak<Device>) {
         let Some(device) = device.upgrade() else {
             return;
         };
+        if let Calls::InPlace(gate) = &calls {
+            match gate.pass().await {
+                Ok(()) => commits.write_group(&device),
+                // Their answers fall with them, which those who wait are told.
+                Err(Off) => drop(commits.take()),
+            }
+            continue;
+        }
         let writing = Arc::clone(&commits);
         let written = tokio::task::spawn_blocking(move || {
             // One group after the other on one thread: no hop between them while changes keep coming.
@@ -191,7 +200,7 @@ impl DiskError {
 }
 
 impl Disk {
-    /// Makes a call to the device on a blocking thread.
+    /// Makes a call to the device, which blocks, where such calls run.
     pub(crate) async fn call<T, F>(&self, act: F) -> Result<T, DiskError>
     where
         T: Send + 'static,
@@ -200,6 +209,10 @@ impl Disk {
         let slot = Arc::clone(&self.slots).acquire_owned().await;
         let slot = slot.ok().ok_or(DiskError::CutOff)?;
         let device = Arc::clone(&self.device);
+        if let Calls::InPlace(gate) = &self.calls {
+            gate.pass().await.ok().ok_or(DiskError::CutOff)?;
+            return Ok(act(&device)?);
+        }
         let called = tokio::task::spawn_blocking(move || {
             let outcome = act(&device);
             drop(slot);
@@ -216,7 +229,8 @@ impl Disk {
         if self.commits.push(change, answer) {
             // Whoever finds nobody at work begins; the request may go away, the work goes on.
             let commits = Arc::clone(&self.commits);
-            tokio::spawn(commit_waiting(commits, Arc::downgrade(&self.device)));
+            let (device, calls) = (Arc::downgrade(&self.device), self.calls.clone());
+            tokio::spawn(commit_waiting(commits, device, calls));
         }
         Ok(answered.await.ok().ok_or(DiskError::CutOff)??)
     }
@@ -229,7 +243,8 @@ impl Disk {
         }
         if self.commits.push(Change::Told(Box::new(told)), answer) {
             let commits = Arc::clone(&self.commits);
-            tokio::spawn(commit_waiting(commits, Arc::downgrade(&self.device)));
+            let (device, calls) = (Arc::downgrade(&self.device), self.calls.clone());
+            tokio::spawn(commit_waiting(commits, device, calls));
         }
     }
 
@@ -274,9 +289,9 @@ impl Disks {
     /// Opens the devices. One that cannot be opened is left out, with its reason: the node lives on.
     pub(crate) fn open(
         options: &Options,
-        entropy: &dyn Entropy,
-        now: UtcTime,
+        machine: &Machine,
     ) -> (Self, Vec<(DeviceName, OpenError)>) {
+        let now = machine.clock.now();
         let mut disks = BTreeMap::new();
         let mut failed = Vec::new();
         for name in &options.devices {
@@ -285,7 +300,7 @@ impl Disks {
                 directory,
                 reserve: options.reserve,
             };
-            match Device::open(&device_options, entropy) {
+            match (machine.open_device)(&device_options, machine.entropy.as_ref()) {
                 Ok(device) => {
                     let slots = Arc::new(Semaphore::new(CALLS_MAX));
                     let is_rejoining = was_away(&device, options, now);
@@ -297,6 +312,7 @@ impl Disks {
                         device: Arc::new(device),
                         slots,
                         commits: Arc::new(Commits::default()),
+                        calls: machine.calls.clone(),
                         is_rejoining: Arc::new(AtomicBool::new(is_rejoining)),
                     };
                     disks.insert(name.clone(), disk);

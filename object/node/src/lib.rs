@@ -14,6 +14,7 @@ mod disks;
 pub mod expirer;
 mod holds;
 mod link;
+pub mod machine;
 mod object;
 pub mod options;
 mod push;
@@ -32,5 +33,7 @@ mod upload;
 #[cfg(test)]
 mod tests;
 
+pub use machine::Machine;
 pub use options::Options;
 pub use run::{RunError, run, serve};
+pub use server::Node;

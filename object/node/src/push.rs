@@ -98,7 +98,8 @@ fn load(device: &Device, key: &ObjectKey, row_only: bool) -> Result<Loaded, Devi
     };
     match &stored.location {
         Location::Nowhere => Ok(row(None)),
-        Location::Inline | Location::File(_) if row_only => Ok(row(None)),
+        // A peer that has the bytes needs none of ours, damaged or not.
+        Location::Inline | Location::File(_) | Location::Quarantined if row_only => Ok(row(None)),
         Location::Inline => {
             let mut reader = device.open_body(key, &stored, &[])?;
             let bytes = reader.next(device)?.unwrap_or_default();

@@ -2,14 +2,13 @@
 
 use crate::container_sync::Sender;
 use crate::disks::Disks;
+use crate::machine::Machine;
 use crate::options::Options;
 use crate::rings::Rings;
 use crate::server::Node;
-use onggi_common_host::{Clock, Entropy, SystemClock, SystemEntropy};
 use onggi_common_service::Drain;
 use onggi_common_service::http::{self, Limits};
-use onggi_common_units::UtcTime;
-use onggi_object_client::{NodeClient, Nodes, Transport};
+use onggi_object_client::{NodeClient, Nodes};
 use onggi_object_device::OpenError;
 use onggi_object_wire::DeviceName;
 use std::sync::Arc;
@@ -79,20 +78,12 @@ pub(crate) async fn start(
     options: &Options,
     drain: &Drain,
 ) -> Result<(Arc<Node>, Vec<tokio::task::JoinHandle<()>>), RunError> {
-    let entropy = SystemEntropy;
-    let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
-    let disks = open(options.clone(), clock.now()).await?;
-    let rings = Arc::new(Rings::new(options.rings_dir.clone()));
-    let client: &dyn Entropy = &entropy;
-    let client = Transport::new(
-        options.keys.clone(),
-        Arc::clone(&clock),
-        client,
-        options.timeouts,
-        Arc::clone(&options.local),
-    );
-    let nodes = Nodes::new(Arc::new(client), options.timeouts);
-    let node = Arc::new(Node::new(options, disks, Arc::clone(&rings), nodes, clock));
+    let opened = {
+        let options = options.clone();
+        tokio::task::spawn_blocking(move || Node::open(&options, &Machine::real(&options))).await
+    };
+    let node = Arc::new(opened.ok().ok_or(RunError::CutOff)??);
+    let rings = Arc::clone(&node.rings);
     let wake = Arc::new(Notify::new());
     let mut daemons = vec![
         tokio::spawn(rings.watch(drain.clone())),
@@ -117,10 +108,22 @@ pub(crate) async fn start(
     Ok((node, daemons))
 }
 
-async fn open(options: Options, now: UtcTime) -> Result<Disks, RunError> {
-    let opened =
-        tokio::task::spawn_blocking(move || Disks::open(&options, &SystemEntropy, now)).await;
-    let (disks, failed) = opened.ok().ok_or(RunError::CutOff)?;
+impl Node {
+    /// Opens a node's devices. What it answers and what its daemons do is left to the caller: [`serve`] runs it all.
+    ///
+    /// # Errors
+    /// When none of its devices can be used.
+    pub fn open(options: &Options, machine: &Machine) -> Result<Self, RunError> {
+        let disks = open(options, machine)?;
+        let rings = Arc::new(Rings::new(options.rings_dir.clone()));
+        let nodes = Nodes::new(Arc::clone(&machine.client), options.timeouts);
+        let clock = Arc::clone(&machine.clock);
+        Ok(Self::new(options, disks, rings, nodes, clock))
+    }
+}
+
+fn open(options: &Options, machine: &Machine) -> Result<Disks, RunError> {
+    let (disks, failed) = Disks::open(options, machine);
     for (name, error) in &failed {
         tracing::error!(device = %name, %error, "a device is out of service");
     }

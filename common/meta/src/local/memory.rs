@@ -62,6 +62,14 @@ impl MemoryStore {
         Self::holding(tables)
     }
 
+    /// What a power cut now would leave of a row for certain.
+    ///
+    /// # Errors
+    /// When the table is unknown.
+    pub fn durable(&self, table: TableName, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        self.lock().durable.get(table, key)
+    }
+
     /// How many batches a power cut could take.
     #[must_use]
     pub fn lazy_batch_count(&self) -> usize {
@@ -85,6 +93,19 @@ impl State {
 impl Tables {
     fn rows(&self, table: TableName) -> Result<&Rows, StoreError> {
         self.0.get(&table).ok_or(StoreError::UnknownTable { table })
+    }
+
+    /// A copy of a range.
+    fn part(&self, table: TableName, range: &KeyRange) -> Result<Rows, StoreError> {
+        let rows = self.rows(table)?;
+        if range.is_empty() {
+            return Ok(Rows::new());
+        }
+        let end = range.end().map_or(Bound::Unbounded, Bound::Excluded);
+        let rows = rows.range::<[u8], _>((Bound::Included(range.start()), end));
+        Ok(rows
+            .map(|(key, value)| (key.clone(), value.clone()))
+            .collect())
     }
 
     fn apply(&mut self, batch: &Batch) {
@@ -152,7 +173,12 @@ impl Read for MemoryStore {
         visitor: &mut Visitor<'_>,
     ) -> Result<(), StoreError> {
         // The visitor may write to this very store, so it sees a copy.
-        self.snapshot().visit(table, range, order, visitor)
+        let rows = self.lock().current.part(table, range)?;
+        match order {
+            Order::Ascending => visit_all(rows.iter(), visitor),
+            Order::Descending => visit_all(rows.iter().rev(), visitor),
+        }
+        Ok(())
     }
 }
 

@@ -1,11 +1,12 @@
 //! Reservations of conditional PUTs.
 
-use super::{at, delete, key, on_both, open_rocks, options, put_as, read};
+use super::{at, delete, key, on_both, open_rocks, options, path, put_as, read};
 use crate::reservation::{HELD_FOR, KEPT_FOR};
-use crate::{Commit, Device, Guard, Merge, Merged, Reserved, tables};
+use crate::{Commit, Device, Guard, Merge, Merged, NewRow, Reserved, tables};
 use onggi_common_host::SystemEntropy;
 use onggi_common_meta::local::{MemoryStore, Store};
 use onggi_common_units::{HexId, Timestamp, UtcTime};
+use onggi_object_wire::ObjectRow;
 use std::sync::Arc;
 
 const NOW: UtcTime = UtcTime::from_seconds(1_000);
@@ -70,6 +71,30 @@ fn an_expired_reservation_is_never_committed_and_the_next_goes_above_it() {
         assert_eq!(reserve(device, &two, 6, later), Reserved::Granted);
         assert_eq!(put(device, one, 5, NOW), Merged::Lapsed);
         assert!(is_changed(&put(device, two, 6, later)));
+    });
+}
+
+#[test]
+fn of_two_writes_of_one_moment_the_second_is_told_and_copies_still_merge() {
+    on_both(|device| {
+        let client = guarded(Guard::Above { now: NOW });
+        assert!(is_changed(&put_as(device, 1, 5, b"one", client)));
+        let unchanged = Merged::Unchanged {
+            newest: at(5),
+            is_deletion: false,
+        };
+        for bytes in [b"two".as_slice(), b"one", b"eno", b""] {
+            assert_eq!(put_as(device, 1, 5, bytes, client), unchanged);
+        }
+        let gone = NewRow {
+            row: ObjectRow::tombstone(path(1), at(5)),
+            body: None,
+        };
+        let deleted = device.merge_object(&key(1), gone, client).unwrap();
+        assert_eq!(deleted, unchanged);
+        assert_eq!(read(device, 1, &[]).unwrap(), b"one");
+        // Replicas decide alike, whatever comes first.
+        assert!(is_changed(&delete(device, 1, 5)));
     });
 }
 

@@ -7,6 +7,13 @@ use onggi_object_wire::object::{Post, Which};
 use onggi_object_wire::replication::Scope;
 use std::os::unix::fs::FileExt as _;
 
+/// The only large body of a device.
+fn body_file(device: &std::path::Path) -> std::path::PathBuf {
+    let shelves = std::fs::read_dir(device.join("bodies")).unwrap();
+    let mut files = shelves.flat_map(|shelf| std::fs::read_dir(shelf.unwrap().path()).unwrap());
+    files.next().unwrap().unwrap().path()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wiped_node_gets_everything_back() {
     let mut cluster = Cluster::new().await;
@@ -151,16 +158,7 @@ async fn a_rotten_body_is_never_served_and_heals_from_a_replica() {
         cluster.put(home, &path, 5, &body, Vec::new()).await;
     }
     let index = cluster.index_of(&homes[0]);
-    let bodies = cluster.device_dir(index).join("bodies");
-    let shelves = std::fs::read_dir(bodies)
-        .unwrap()
-        .map(|shelf| shelf.unwrap().path());
-    let file = shelves
-        .flat_map(|shelf| std::fs::read_dir(shelf).unwrap())
-        .next()
-        .unwrap()
-        .unwrap()
-        .path();
+    let file = body_file(&cluster.device_dir(index));
     let file = std::fs::OpenOptions::new().write(true).open(file).unwrap();
     file.write_all_at(&[0xee], 10).unwrap();
     // The auditor finds it before any reader does.
@@ -169,6 +167,34 @@ async fn a_rotten_body_is_never_served_and_heals_from_a_replica() {
     assert!(matches!(answer, GetAnswer::Damaged { .. }), "{answer:?}");
     cluster.replicate().await;
     assert_eq!(cluster.bytes(&homes[0], &path).await.unwrap(), body);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_handoff_whose_copy_is_damaged_lets_go_of_it_once_every_primary_has_a_good_one() {
+    let cluster = Cluster::new().await;
+    let path = object_path("large");
+    let body = pattern(300_000);
+    let (homes, handoff) = cluster.homes(&path);
+    cluster.put(&handoff, &path, 5, &body, Vec::new()).await;
+    let index = cluster.index_of(&handoff);
+    let file = body_file(&cluster.device_dir(index));
+    let file = std::fs::OpenOptions::new().write(true).open(file).unwrap();
+    file.write_all_at(&[0xee], 10).unwrap();
+    cluster.node(index).audit_once().await;
+    let rows = || {
+        let disk = cluster.node(index).disks.iter().next().unwrap().clone();
+        let units = disk.device().digests(OBJECTS, 0);
+        units.values().map(|sum| sum.count).sum::<u64>()
+    };
+    cluster.put(&homes[0], &path, 5, &body, Vec::new()).await;
+    cluster.node(index).replicate_once().await;
+    assert_eq!(rows(), 1, "two primaries have nothing yet");
+    cluster.replicate().await;
+    cluster.replicate().await;
+    assert_eq!(rows(), 0);
+    for home in &homes {
+        assert_eq!(cluster.bytes(home, &path).await.unwrap(), body);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,0 +1,135 @@
+//! What stands between the network and a node: it looks on, and in controls it lies as a broken node would.
+
+use crate::cluster::{Stamps, lock};
+use http::{Method, StatusCode};
+use onggi_common_service::http::{Handler, Request, Response, collect, empty, full};
+use onggi_common_sim::Host;
+use onggi_common_units::Timestamp;
+use onggi_object_model::ObjectPath;
+use onggi_object_node::Node;
+use onggi_object_wire::head;
+use onggi_object_wire::object::{Delete, Post, Put, Written};
+use onggi_object_wire::replication::encode_units;
+use onggi_object_wire::{Resource, Target};
+use serde::de::DeserializeOwned;
+use std::sync::{Arc, Mutex};
+
+/// A deliberate fault.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Lies {
+    /// None: the system as it is.
+    None,
+    /// Disks say that they have synced and have not.
+    ForgetSyncs,
+    /// Node 0 says 201 to small PUTs and keeps nothing.
+    KeepNothing,
+    /// Nodes say that they have taken rows pushed to them, and have not: handoffs are dropped too early.
+    DropPushes,
+    /// Nodes say that partitions are equal that are not: tombstones are reclaimed although a primary has the object.
+    AgreeAlways,
+    /// Nodes let tombstones go on the day after.
+    ReclaimEarly,
+    /// Node 1 gives out bytes with one of them changed.
+    ServeRot,
+}
+
+/// A node's handler for the connections of one host.
+pub(crate) struct Listening {
+    pub(crate) node: Arc<Node>,
+    pub(crate) from: Host,
+    pub(crate) index: usize,
+    pub(crate) lies: Lies,
+    pub(crate) stamps: Arc<Mutex<Stamps>>,
+}
+
+fn decoded<T: DeserializeOwned>(request: &Request) -> Option<T> {
+    let value = request.headers().get(head::HEAD)?;
+    head::decode(Some(value.as_bytes())).ok()
+}
+
+fn bare(code: StatusCode) -> Response {
+    let mut response = Response::new(empty());
+    *response.status_mut() = code;
+    response
+}
+
+impl Listening {
+    fn look(&self, request: &Request) {
+        let mut stamps = lock(&self.stamps);
+        let mut note = |path: &ObjectPath, at: Timestamp| {
+            let change = (self.from, path.object.to_string());
+            let known = stamps.changes.entry(change).or_insert(at);
+            *known = at.max(*known);
+        };
+        match *request.method() {
+            Method::DELETE => {
+                if let Some(delete) = decoded::<Delete>(request) {
+                    note(&delete.which.path, delete.timestamp);
+                }
+            }
+            Method::POST => {
+                if let Some(post) = decoded::<Post>(request) {
+                    note(&post.which.path, post.timestamp);
+                }
+            }
+            Method::PUT => {
+                let put = decoded::<Put>(request);
+                let id = |put: &Put| put.metadata.get("x-object-meta-op").map(str::to_owned);
+                if let Some((put, id)) = put.and_then(|put| id(&put).map(|id| (put, id))) {
+                    let known = stamps.puts.entry(id).or_insert(put.timestamp);
+                    *known = put.timestamp.max(*known);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    async fn lie(&self, resource: Resource, request: Request) -> Response {
+        match (self.lies, resource) {
+            (Lies::DropPushes, Resource::Rows) | (Lies::AgreeAlways, Resource::Digests) => {
+                drop(collect(request.into_body(), usize::MAX).await);
+                Response::new(full(encode_units(&[])))
+            }
+            (Lies::KeepNothing, Resource::Object)
+                if self.index == 0 && *request.method() == Method::PUT =>
+            {
+                drop(collect(request.into_body(), usize::MAX).await);
+                let mut response = bare(StatusCode::CREATED);
+                let said = head::encode(&Written::default()).unwrap();
+                response
+                    .headers_mut()
+                    .insert(head::HEAD, said.try_into().unwrap());
+                response
+            }
+            (Lies::ServeRot, Resource::Object)
+                if self.index == 1 && *request.method() == Method::GET =>
+            {
+                let response = self.node.handle(request).await;
+                if !response.status().is_success() {
+                    return response;
+                }
+                let (parts, body) = response.into_parts();
+                let mut bytes = collect(body, usize::MAX).await.unwrap().to_vec();
+                if let Some(last) = bytes.last_mut() {
+                    *last ^= 1;
+                }
+                Response::from_parts(parts, full(bytes))
+            }
+            _ => self.node.handle(request).await,
+        }
+    }
+}
+
+impl Handler for Listening {
+    async fn handle(&self, request: Request) -> Response {
+        let target: Option<Target> = request.uri().path().parse().ok();
+        let resource = target.map(|target| target.resource);
+        if resource == Some(Resource::Object) {
+            self.look(&request);
+        }
+        match resource {
+            Some(resource) if self.lies != Lies::None => self.lie(resource, request).await,
+            _ => self.node.handle(request).await,
+        }
+    }
+}
