@@ -457,6 +457,7 @@ fn wrong_requests() -> Result<Outcome> {
         ("/c/past", &past, 400),
         ("/c/a<b>`?c=<`>", &put, 201),
         ("/c/a%3Cb%3E%60", &[], 200),
+        ("/c/a%3Cb%3E%60", &["-X", "DELETE"], 204),
         ("/c/there", &["-H", "If-None-Match: *"], 304),
         ("/c/there", &["-X", "BREW"], 405),
         ("/c", &too_many, 204),

@@ -98,6 +98,11 @@ impl Asking {
             Err(Fault::NotFound) if !is_delete => None,
             Err(fault) => return Err(fault),
         };
+        if found.is_none() && stamp.is_some() {
+            // The name leads to what readers do not find: it is taken all the same, and has no tag to compare with.
+            let words = crate::object::answer::PRECONDITION;
+            return Err(Fault::PreconditionFailed(words.to_owned()));
+        }
         let etag = found.as_ref().and_then(|found| {
             let headers = found.headers();
             let stamp = text(headers, "x-timestamp")?.parse::<Timestamp>().ok()?;
