@@ -185,6 +185,9 @@ impl Client {
             .iter()
             .filter(|index| holders.contains(index))
             .count();
+        let is_later_deletion =
+            |row: &StoredObject| row.row.data_timestamp > at && row.row.body.is_none();
+        let is_deleted = self.cluster.holders(name, is_later_deletion).len() >= QUORUM;
         let mut history = lock(&self.history);
         let begun = history
             .get(id)
@@ -198,7 +201,8 @@ impl Client {
         let kind = history.get(id).map(|write| write.kind);
         let hidden = history.seen_by_all(name, begun).filter(|(_, other, seen)| {
             // A deletion that finds a later one has nothing to do.
-            let is_needless = kind == Some(Kind::Delete) && other.kind == Kind::Delete;
+            let is_needless =
+                kind == Some(Kind::Delete) && (is_deleted || other.kind == Kind::Delete);
             *seen >= at && !is_needless
         });
         let hidden = hidden.map(|(id, ..)| id);
