@@ -475,11 +475,7 @@ fn wrong_requests() -> Result<Outcome> {
     let (status, body) = curl.call("/c/../../etc/passwd", &[])?;
     ensure!(status == 200 && body == "jar", "{status} {body}");
     let (_, listing) = curl.call("/c", &[])?;
-    ensure!(
-        listing == "../../etc/passwd\na<b>`?c=<`>\nthere\n"
-            || listing == "../../etc/passwd\na<b>`\nthere\n",
-        "{listing:?}"
-    );
+    ensure!(listing == "../../etc/passwd\nthere\n", "{listing:?}");
     made_again(&curl)?;
     Ok(Outcome::Passed)
 }

@@ -212,16 +212,19 @@ mod tests {
     use super::*;
 
     fn scripted(dir: &tempfile::TempDir, script: &str, limit: Duration) -> Worker {
-        use std::os::unix::fs::PermissionsExt;
         let program = dir.path().join("worker");
+        let source = dir.path().join("source");
         let text = format!("#!/bin/sh\n{script}");
         onggi_common_host::durable::replace(
-            &program,
+            &source,
             text.as_bytes(),
             onggi_common_host::durable::Visibility::World,
         )
         .unwrap();
-        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+        // Another process makes the program: if this one had it open for writing, a test that forks at that moment would
+        // keep it open, and nobody could run it (ETXTBSY).
+        let install = onggi_common_host::run::Run::new("install").args(["-m", "755"]);
+        install.arg(&source).arg(&program).output().unwrap();
         Worker::new(WorkerOptions {
             program,
             as_program: false,

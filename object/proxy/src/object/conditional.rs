@@ -451,12 +451,13 @@ const fn refused_for(answer: Option<&WriteAnswer>) -> Option<(Refusal, Timestamp
     }
 }
 
-/// Nodes where the change is on stable storage; a deletion also where nothing was to delete.
+/// Nodes where the change is on stable storage; a deletion also where nothing was to delete, and either also where
+/// something newer has come since the key was reserved: the change comes before that, and has been replaced.
 fn count_done(answers: &[WriteAnswer]) -> usize {
     let is_done = |answer: &&WriteAnswer| {
         matches!(
             answer,
-            WriteAnswer::Written { .. } | WriteAnswer::NotFound { .. }
+            WriteAnswer::Written { .. } | WriteAnswer::NotFound { .. } | WriteAnswer::Newer { .. }
         )
     };
     answers.iter().filter(is_done).count()
