@@ -1,7 +1,7 @@
 //! Storms over a real cluster: eight nodes with two devices each are killed while clients write, and one is wiped.
 //!
 //! Each client has its own names and knows for each what the object can be: an acknowledged request leaves one answer, one
-//! that was not acknowledged adds what it would have done. Afterwards every object is one of those, all its primaries hold
+//! that was not acknowledged adds what it would have done, which may show at any time later. Afterwards every object is one of those, all its primaries hold
 //! it, and the listing is what the objects say.
 
 use crate::connection::{Answer, Connection};
@@ -253,8 +253,6 @@ fn judge(clients: &mut [Client<'_>]) -> Result<Option<String>> {
             if state != State::Absent {
                 there.insert(path.trim_start_matches("/c/").to_owned());
             }
-            // From now on it stays what was seen.
-            client.names[index].states = vec![state];
         }
     }
     let listing = clients[0].connection.request("GET", "/c", &[], b"")?;
@@ -275,7 +273,7 @@ fn await_whole(system: &System, clients: &mut [Client<'_>]) -> Result<Duration> 
     loop {
         let mut lack = judge(clients)?;
         let present = clients.iter().flat_map(|client| &client.names);
-        let present = present.filter(|name| name.states != [State::Absent]);
+        let present = present.filter(|name| !name.states.contains(&State::Absent));
         for name in present.step_by(5) {
             let (held, all) = copies(system, &format!("{account}{}", name.path))?;
             if held != all {
