@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 const DIRECTORY: &str = "ONGGI_DEVICE_CRASH_DIRECTORY";
 const WRITERS: u8 = 4;
+const ROUNDS_MAX: u64 = 30;
 const LENGTHS: [usize; 4] = [10, 4_096, 65_536, 300_000];
 
 fn acknowledged(directory: &Path, writer: u8) -> PathBuf {
@@ -48,7 +49,9 @@ fn the_writer_that_is_killed() {
                     device
                         .merge_object(&key(number), new, Merge::default())
                         .unwrap();
-                    writeln!(notes, "{number} {ticks} {length}").unwrap();
+                    // In one write, which a kill does not cut.
+                    let line = format!("{number} {ticks} {length}\n");
+                    notes.write_all(line.as_bytes()).unwrap();
                 }
             });
         }
@@ -69,7 +72,12 @@ fn body(ticks: u64, length: usize) -> Vec<u8> {
 #[test]
 fn what_was_acknowledged_before_a_kill_is_whole_afterwards() {
     let dir = tempfile::tempdir().unwrap();
-    for round in 0..4u64 {
+    // On a busy machine the writer may be killed before it has written anything.
+    let lines = || {
+        let notes = std::fs::read_to_string(acknowledged(dir.path(), 0));
+        notes.unwrap_or_default().lines().count()
+    };
+    for round in (0..ROUNDS_MAX).take_while(|round| *round < 4 || lines() <= 10) {
         let child = Run::new(std::env::current_exe().unwrap())
             .args([
                 "--exact",
@@ -115,6 +123,5 @@ fn what_was_acknowledged_before_a_kill_is_whole_afterwards() {
         }
         assert_eq!(device.sweep().unwrap(), 0, "opening has swept");
     }
-    let notes = std::fs::read_to_string(acknowledged(dir.path(), 0)).unwrap();
-    assert!(notes.lines().count() > 10, "the writer got somewhere");
+    assert!(lines() > 10, "the writer got nowhere");
 }
