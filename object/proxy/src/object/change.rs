@@ -88,7 +88,10 @@ impl Core {
                 Outcome::Stored { .. } => return Ok(plain(StatusCode::ACCEPTED)),
                 Outcome::Failed(Failure::Newer { newest }) => {
                     self.cluster.clock.observe(newest);
+                    // A node that found nothing has nothing of it.
                     let answers = written.answers.iter().map(|(_, answer)| answer);
+                    let answers =
+                        answers.filter(|answer| !matches!(answer, WriteAnswer::NotFound { .. }));
                     is_superseded = is_settled(answers, replicas.quorum().writes());
                 }
                 Outcome::Failed(Failure::Missing) => return Err(Fault::NotFound),
