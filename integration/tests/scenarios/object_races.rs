@@ -59,7 +59,13 @@ fn many_writes() -> Result<Outcome> {
     // A stream of deletions, most of which find nothing, and now and then one who wants the name anew.
     let starving = [anew, away, away, away, away].repeat(ROUNDS);
     let seen = curl.many(&starving)?;
-    let of_puts = judge(&seen, "PUT", &[201, 412])?;
+    // That they are never 503 is open: see "What is not there yet" in object/DESIGN.md.
+    let of_puts = judge(&seen, "PUT", &[201, 412, 503])?;
+    let starved = of_puts.iter().filter(|status| **status == 503).count();
+    println!(
+        "    {starved} of {} conditional PUTs starved",
+        of_puts.len()
+    );
     ensure!(of_puts.contains(&201), "no conditional PUT was made");
     judge(&seen, "DELETE", &[204, 404, 409])?;
     curl.put("/c/new", "jar")?;

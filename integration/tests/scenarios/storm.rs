@@ -149,11 +149,8 @@ impl<'a> Client<'a> {
         };
         let is_acknowledged = match (kind, status) {
             (_, Some(201 | 202 | 204)) | (2, Some(404)) => true,
-            // A POST that finds nothing changes nothing.
-            (3, Some(404)) => {
-                after.clone_from(&before);
-                true
-            }
+            // A POST that too few nodes can serve may be kept by those that can.
+            (3, Some(404)) => false,
             (_, Some(503) | None) => false,
             (_, Some(status)) => anyhow::bail!("{path}: {status} to request {kind}"),
         };
@@ -241,15 +238,16 @@ fn judge(clients: &mut [Client<'_>]) -> Result<Option<String>> {
             if answer.status == 503 {
                 return Ok(Some(format!("{path}: 503")));
             }
-            let state = state_of(&answer, &states).filter(|state| states.contains(state));
-            let state = state.with_context(|| {
-                format!(
+            // What only stand-ins have acknowledged shows when they have brought it home.
+            let Some(state) = state_of(&answer, &states).filter(|state| states.contains(state))
+            else {
+                return Ok(Some(format!(
                     "{path} is {} with {:?} and {} bytes, which none of {states:?} is",
                     answer.status,
                     answer.header("x-object-meta-note"),
                     answer.body.len()
-                )
-            })?;
+                )));
+            };
             if state != State::Absent {
                 there.insert(path.trim_start_matches("/c/").to_owned());
             }
