@@ -381,11 +381,10 @@ impl Device {
                     return Some(Merged::Lapsed);
                 }
                 let newest = old.map_or(Timestamp::ZERO, |old| old.row.newest());
-                // The object was as expected when the key was reserved, and only what is above the reservation has come
-                // since: the change comes before that, and changes nothing any more.
+                // The object was as expected when the key was reserved; what has come since comes after this change.
                 if newest > row.newest() {
-                    let is_deletion = old.is_none_or(|old| old.row.body.is_none());
-                    return Some(unchanged(newest, is_deletion));
+                    let is_gone = old.is_none_or(|old| old.row.body.is_none());
+                    return Some(unchanged(newest, is_gone));
                 }
                 let is_met = commit.is_met(old.map(|old| &old.row), now);
                 (!is_met).then_some(Merged::Present { newest })
