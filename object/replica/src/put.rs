@@ -259,8 +259,12 @@ impl Put {
                 && self.is_durable()
                 && self.primaries_due() == 0);
         if may_answer && !self.committed {
+            let outcome = self.outcome();
+            if let Outcome::Failed(_) = outcome {
+                return PutStep::Done(outcome);
+            }
             self.committed = true;
-            return PutStep::Commit(self.outcome());
+            return PutStep::Commit(outcome);
         }
         PutStep::Wait
     }
@@ -269,17 +273,6 @@ impl Put {
         let replies = || self.sent.values().filter_map(|sent| sent.reply);
         if let Some(failure) = replies().find_map(decisive) {
             return Outcome::Failed(failure);
-        }
-        let enough = match self.consistency {
-            Consistency::Available => self.is_durable(),
-            Consistency::Strict => self.is_visible(),
-        };
-        if enough {
-            let existed = replies().any(|reply| reply == Reply::Stored { existed: true });
-            return Outcome::Stored {
-                existed,
-                visible: self.is_visible(),
-            };
         }
         let newest = replies().filter_map(|reply| match reply {
             Reply::Newer { newest } => Some(newest),
@@ -290,7 +283,20 @@ impl Put {
             | Reply::Conflict
             | Reply::Failed => None,
         });
-        if let Some(newest) = newest.max() {
+        let newest = newest.max();
+        let enough = match self.consistency {
+            // Handoffs know nothing of what stands above it. Acknowledged below that, it would never be read.
+            Consistency::Available => self.is_visible() || (self.is_durable() && newest.is_none()),
+            Consistency::Strict => self.is_visible(),
+        };
+        if enough {
+            let existed = replies().any(|reply| reply == Reply::Stored { existed: true });
+            return Outcome::Stored {
+                existed,
+                visible: self.is_visible(),
+            };
+        }
+        if let Some(newest) = newest {
             return Outcome::Failed(Failure::Newer { newest });
         }
         if replies().any(|reply| reply == Reply::Conflict) {
@@ -475,6 +481,32 @@ mod tests {
             step,
             PutStep::Done(Outcome::Failed(Failure::Newer { newest }))
         );
+    }
+
+    #[test]
+    fn handoffs_do_not_outvote_a_primary_that_has_something_newer() {
+        let newest = Timestamp::from_ticks(9).unwrap();
+        let above = Outcome::Failed(Failure::Newer { newest });
+        let mut put = put(Consistency::Available);
+        assert_eq!(put.on_reply(id(0), Reply::Newer { newest }), PutStep::Wait);
+        put.on_timeout(id(1));
+        put.on_handoff_sent(id(3));
+        assert_eq!(put.on_reply(id(3), NEW), PutStep::Wait);
+        let mut two = put.clone();
+        // One handoff and one primary, or two handoffs: W devices, and who reads the other primaries never sees it.
+        assert_eq!(put.on_reply(id(2), NEW), PutStep::Done(above));
+        two.on_silence(id(2));
+        two.on_handoff_sent(id(4));
+        assert_eq!(two.on_reply(id(4), NEW), PutStep::Done(above));
+        // W primaries are seen, whatever the third one has.
+        let mut three = self::put(Consistency::Available);
+        three.on_reply(id(0), Reply::Newer { newest });
+        three.on_reply(id(1), NEW);
+        let stored = Outcome::Stored {
+            existed: false,
+            visible: true,
+        };
+        assert_eq!(three.on_reply(id(2), NEW), PutStep::Done(stored));
     }
 
     #[test]
