@@ -374,6 +374,11 @@ impl Device {
                 is_below.then_some(Merged::Reserved { stamp: held.stamp })
             }
             Guard::Commit { commit, now } => {
+                // No other write has its stamp: this one was sent twice, or another node has committed it and pushes it.
+                let is_this = |old: &&StoredObject| old.row.data_timestamp == row.data_timestamp;
+                if let Some(old) = old.filter(is_this) {
+                    return Some(unchanged(old.row.newest(), old.row.body.is_none()));
+                }
                 let holds = self.reservations().get(key).is_some_and(|held| {
                     held.token == commit.token && held.stamp == row.newest() && now < held.expires
                 });
@@ -381,10 +386,11 @@ impl Device {
                     return Some(Merged::Lapsed);
                 }
                 let newest = old.map_or(Timestamp::ZERO, |old| old.row.newest());
-                // The object was as expected when the key was reserved; what has come since comes after this change.
-                if newest > row.newest() {
-                    let is_gone = old.is_none_or(|old| old.row.body.is_none());
-                    return Some(unchanged(newest, is_gone));
+                // The object was as expected when the key was reserved; what has been put since comes after this change. A
+                // POST that came since changes no bytes.
+                let is_after = |old: &&StoredObject| old.row.data_timestamp > row.data_timestamp;
+                if let Some(old) = old.filter(is_after) {
+                    return Some(unchanged(newest, old.row.body.is_none()));
                 }
                 let is_met = commit.is_met(old.map(|old| &old.row), now);
                 (!is_met).then_some(Merged::Present { newest })

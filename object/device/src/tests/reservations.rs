@@ -1,6 +1,6 @@
 //! Reservations of conditional PUTs.
 
-use super::{at, delete, key, on_both, open_rocks, options, path, put_as, read};
+use super::{at, delete, key, on_both, open_rocks, options, path, post, put_as, read};
 use crate::reservation::{HELD_FOR, KEPT_FOR};
 use crate::{Commit, Device, Guard, Merge, Merged, NewRow, Reserved, tables};
 use onggi_common_host::SystemEntropy;
@@ -54,8 +54,13 @@ fn one_of_several_has_the_key_until_it_commits_or_gives_it_up() {
         assert_eq!(read(device, 1, &[]).unwrap(), b"conditional");
         let present = Reserved::Present { newest: at(6) };
         assert_eq!(reserve(device, &commit(3, None), 7, NOW), present);
-        // A commit that comes twice, or with another stamp, finds no reservation.
-        assert_eq!(put(device, two, 6, NOW), Merged::Lapsed);
+        // A commit that comes twice was made, and one with another stamp finds no reservation.
+        let done = Merged::Unchanged {
+            newest: at(6),
+            is_deletion: false,
+        };
+        assert_eq!(put(device, two, 6, NOW), done);
+        assert_eq!(put(device, two, 7, NOW), Merged::Lapsed);
     });
 }
 
@@ -124,6 +129,41 @@ fn a_reservation_needs_what_it_expects_when_made_and_when_committed() {
             put(device, fresh, 9, NOW),
             Merged::Present { newest: at(11) }
         );
+    });
+}
+
+#[test]
+fn a_post_between_reservation_and_commit_does_not_keep_the_bytes_out() {
+    on_both(|device| {
+        put_as(device, 1, 5, b"one", Merge::default());
+        let fresh = commit(1, Some(at(5)));
+        assert_eq!(reserve(device, &fresh, 9, NOW), Reserved::Granted);
+        assert!(matches!(post(device, 1, 10, "tin"), Merged::Changed { .. }));
+        assert!(is_changed(&put(device, fresh, 9, NOW)));
+        assert_eq!(read(device, 1, &[]).unwrap(), b"conditional");
+        let row = device.get_object(&key(1)).unwrap().unwrap().row;
+        assert_eq!(row.metadata.get("x-object-meta-jar"), Some("tin"));
+        assert_eq!(
+            (row.data_timestamp, row.metadata_timestamp),
+            (at(9), at(10))
+        );
+    });
+}
+
+#[test]
+fn a_commit_that_replication_has_brought_is_done() {
+    on_both(|device| {
+        put_as(device, 1, 5, b"one", Merge::default());
+        let fresh = commit(1, Some(at(5)));
+        assert_eq!(reserve(device, &fresh, 9, NOW), Reserved::Granted);
+        // Another node has committed it already, and pushes it.
+        put_as(device, 1, 9, b"conditional", Merge::default());
+        let done = Merged::Unchanged {
+            newest: at(9),
+            is_deletion: false,
+        };
+        assert_eq!(put(device, fresh, 9, NOW), done);
+        assert_eq!(read(device, 1, &[]).unwrap(), b"conditional");
     });
 }
 

@@ -11,11 +11,12 @@ use crate::proxy::Core;
 use crate::subrequest::Expects;
 use bytes::Bytes;
 use core::time::Duration;
-use http::Method;
 use http::request::Parts as Head;
+use http::{Method, StatusCode};
 use onggi_common_units::Timestamp;
 use onggi_object_client::{CallError, Nodes, WriteAnswer};
 use onggi_object_model::Verdict;
+use onggi_object_replica::{Failure, Reply};
 use onggi_object_wire::Place;
 use onggi_object_wire::object::{Commit, Delete, Put, Release, Reserve, Settled, Which};
 use tokio::sync::mpsc;
@@ -174,7 +175,7 @@ impl Core {
                         .container(&which.path.container_path())
                         .places();
                     let mut done = commit(change, &settled, &told, held, needed).await;
-                    let in_doubt = done.answers.len() < needed || count_done(&done.answers) > 0;
+                    let in_doubt = !are_all_refused(&done.answers, done.tried.len());
                     if in_doubt && count_done(&done.answers) < needed {
                         let more = self
                             .complete(which, &settled, change, &done, needed)
@@ -454,13 +455,51 @@ const fn refused_for(answer: Option<&WriteAnswer>) -> Option<(Refusal, Timestamp
 /// Nodes where the change is on stable storage; a deletion also where nothing was to delete, and either also where
 /// something newer has come since the key was reserved: the change comes before that, and has been replaced.
 fn count_done(answers: &[WriteAnswer]) -> usize {
-    let is_done = |answer: &&WriteAnswer| {
-        matches!(
-            answer,
-            WriteAnswer::Written { .. } | WriteAnswer::NotFound { .. } | WriteAnswer::Newer { .. }
-        )
+    answers.iter().filter(|answer| is_done(answer)).count()
+}
+
+const fn is_done(answer: &WriteAnswer) -> bool {
+    matches!(
+        answer,
+        WriteAnswer::Written { .. } | WriteAnswer::NotFound { .. } | WriteAnswer::Newer { .. }
+    )
+}
+
+/// Whether so many nodes were told to commit, and each has said that it did not and will not. Only then may the client be
+/// told that nothing was changed: one that says nothing, or broke, may have the change all the same.
+fn are_all_refused(answers: &[WriteAnswer], told: usize) -> bool {
+    let is_refusal = |answer: &&WriteAnswer| match answer {
+        WriteAnswer::Present { .. }
+        | WriteAnswer::Reserved { .. }
+        | WriteAnswer::WrongBody
+        | WriteAnswer::Full => true,
+        // The reservation does not hold there.
+        WriteAnswer::Failed { status } => *status == StatusCode::GONE,
+        WriteAnswer::Written { .. } | WriteAnswer::NotFound { .. } | WriteAnswer::Newer { .. } => {
+            false
+        }
     };
-    answers.iter().filter(is_done).count()
+    answers.iter().filter(is_refusal).count() >= told
+}
+
+/// How a node's answer to the second phase counts while others are waited for: a refusal decides nothing, since others may
+/// have committed.
+pub(super) fn commit_reply(answer: &WriteAnswer) -> Reply {
+    if is_done(answer) {
+        Reply::Stored { existed: true }
+    } else {
+        Reply::Failed
+    }
+}
+
+/// Why a commit that so many nodes were told of is not acknowledged.
+pub(super) fn lost(answers: &[WriteAnswer], told: usize) -> Failure {
+    let is_present = |answer: &WriteAnswer| matches!(answer, WriteAnswer::Present { .. });
+    if are_all_refused(answers, told) && answers.iter().any(is_present) {
+        Failure::ConditionFailed
+    } else {
+        Failure::Unavailable
+    }
 }
 
 /// What the second phase brought.
@@ -543,5 +582,45 @@ impl Change {
                 nodes.delete_object(place, &delete).await
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_commit_is_refused_only_by_all_that_were_told_of_it() {
+        let newest = Timestamp::ZERO;
+        let written = || WriteAnswer::Written { listed: Vec::new() };
+        let present = || WriteAnswer::Present { newest };
+        let failed = |status| WriteAnswer::Failed { status };
+        let lapsed = || failed(StatusCode::GONE);
+        let broken = || failed(StatusCode::INTERNAL_SERVER_ERROR);
+        for (answers, told, expected) in [
+            (
+                vec![present(), lapsed(), present()],
+                3,
+                Failure::ConditionFailed,
+            ),
+            (
+                vec![present(), present(), written()],
+                3,
+                Failure::Unavailable,
+            ),
+            (
+                vec![present(), present(), broken()],
+                3,
+                Failure::Unavailable,
+            ),
+            // The third one has not answered, and may have the change.
+            (vec![present(), present()], 3, Failure::Unavailable),
+            (vec![lapsed(), lapsed()], 2, Failure::Unavailable),
+        ] {
+            assert_eq!(lost(&answers, told), expected, "{answers:?} of {told}");
+        }
+        assert_eq!(commit_reply(&present()), Reply::Failed);
+        let done = Reply::Stored { existed: true };
+        assert_eq!(commit_reply(&WriteAnswer::Newer { newest }), done);
     }
 }

@@ -3,6 +3,7 @@
 //! The first bytes are kept for a while, so that a node that turns out to be away is replaced by a handoff that still
 //! gets everything. Later losses leave fewer copies, as long as W are left; replication makes up for them.
 
+use super::conditional::{commit_reply, lost};
 use super::put::NewObject;
 use super::write_reply;
 use crate::calls::{Calls, boxed};
@@ -13,7 +14,7 @@ use bytes::Bytes;
 use core::time::Duration;
 use onggi_common_units::Timestamp;
 use onggi_object_client::{CallError, PutStream, WriteAnswer};
-use onggi_object_replica::{Outcome, Put as Machine, PutStep, Reply};
+use onggi_object_replica::{Failure, Outcome, Put as Machine, PutStep, Reply};
 use onggi_object_ring::DeviceId;
 use onggi_object_wire::Place;
 use onggi_object_wire::object::Tail;
@@ -226,6 +227,8 @@ impl<'a> Fan<'a> {
     /// Ends the body everywhere and waits until the write is acknowledged or lost.
     pub(super) async fn finish(self, tail: &Tail) -> (Outcome, Vec<WriteAnswer>) {
         let mut machine = Machine::new(&self.primaries, self.cluster.consistency);
+        let (is_commit, told) = (tail.settled.is_some(), self.writers.len());
+        let classify = if is_commit { commit_reply } else { write_reply };
         let mut calls = Calls::new();
         let mut gone = self.primaries.clone();
         for Writer { member, stream, .. } in self.writers {
@@ -260,7 +263,7 @@ impl<'a> Fan<'a> {
                     self.cluster.limiter.on_failure(&member.place.address, now);
                 }
             }
-            let reply = result.as_ref().map_or(Reply::Failed, write_reply);
+            let reply = result.as_ref().map_or(Reply::Failed, classify);
             outcome = settle(&mut machine, member.id, reply);
             answers.extend(result.ok());
             if machine.is_durable() {
@@ -268,8 +271,10 @@ impl<'a> Fan<'a> {
             }
         }
         self.cluster.detach(calls);
-        let unavailable = Outcome::Failed(onggi_object_replica::Failure::Unavailable);
-        (outcome.unwrap_or(unavailable), answers)
+        match outcome.unwrap_or(Outcome::Failed(Failure::Unavailable)) {
+            Outcome::Failed(_) if is_commit => (Outcome::Failed(lost(&answers, told)), answers),
+            outcome => (outcome, answers),
+        }
     }
 }
 
