@@ -154,7 +154,11 @@ impl Client {
         let answer = self.ask(request.body(body).unwrap(), extra.patience).await;
         let stamp = answer
             .as_ref()
-            .and_then(|answer| answer.header("x-timestamp")?.parse().ok());
+            .and_then(|answer| answer.header("x-timestamp")?.parse().ok())
+            .map(|tick| {
+                let host = self.cluster.fronts[self.index].host;
+                lock(&self.cluster.stamps).put_at(host, name, tick)
+            });
         let outcome = match (answer.map(|answer| answer.status), stamp) {
             (Some(StatusCode::CREATED), Some(at)) => Outcome::Done { at },
             (Some(StatusCode::PRECONDITION_FAILED), _) => Outcome::Refused,
@@ -179,7 +183,13 @@ impl Client {
         let Outcome::Done { at } = outcome else {
             return lock(&self.history).end(id, outcome, false);
         };
-        let holders = self.cluster.holders(name, |row| is_there(row, at));
+        let kind = lock(&self.history).get(id).map(|write| write.kind);
+        // A POST brings no bytes: it is kept where the row is, also when the bytes there were found damaged before it came
+        // and have not healed yet.
+        let needs_bytes = kind != Some(Kind::Post);
+        let holders = self
+            .cluster
+            .row_holders(name, needs_bytes, |row| is_there(row, at));
         let primaries = self.cluster.primaries(name);
         let visible = primaries
             .iter()
@@ -198,7 +208,6 @@ impl Client {
             ));
         }
         let calm = self.cluster.is_calm(self.index, name, begun - CALM_BEFORE);
-        let kind = history.get(id).map(|write| write.kind);
         let hidden = history.seen_by_all(name, begun).filter(|(_, other, seen)| {
             // A deletion that finds a later one has nothing to do.
             let is_needless =

@@ -20,14 +20,14 @@ use onggi_object_client::connect::{Connect, Connecting, Stream};
 use onggi_object_client::{HttpClient, Nodes, Timeouts};
 use onggi_object_device::tables::{self, BODY, OBJECT};
 use onggi_object_device::{Device, Location, ObjectKey, StoredObject};
-use onggi_object_model::{ObjectPath, PolicyIndex};
+use onggi_object_model::{ObjectName, ObjectPath, PolicyIndex};
 use onggi_object_node::machine::{Calls, Gate, Machine, Off};
 use onggi_object_node::{Node, Options};
 use onggi_object_proxy::{Options as ProxyOptions, Parts, Proxy};
 use onggi_object_ring::{HashSecrets, NewDevice, PartPower, Ring, RingBuilder};
 use onggi_object_wire::ClusterKeys;
 use onggi_object_wire::object::WHOLE;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -132,6 +132,23 @@ pub(crate) struct Cluster {
 pub(crate) struct Stamps {
     pub(crate) changes: BTreeMap<(Host, String), Timestamp>,
     pub(crate) puts: BTreeMap<String, Timestamp>,
+    /// All of PUTs, by who sent them to which object.
+    sent: BTreeMap<(Host, String), BTreeSet<Timestamp>>,
+}
+
+impl Stamps {
+    pub(crate) fn note_put(&mut self, from: Host, object: &ObjectName, at: Timestamp) {
+        let put = (from, object.to_string());
+        self.sent.entry(put).or_default().insert(at);
+    }
+
+    /// The whole stamp of a PUT that was answered with this `X-Timestamp`, which says the tick.
+    pub(crate) fn put_at(&self, from: Host, object: &str, tick: Timestamp) -> Timestamp {
+        let sent = self.sent.get(&(from, object.to_owned()));
+        let within = tick..=tick.with_offset(u64::MAX);
+        let whole = sent.and_then(|sent| sent.range(within).next_back());
+        whole.copied().unwrap_or(tick)
+    }
 }
 
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -317,6 +334,7 @@ impl Cluster {
         let mut listener = self.network.listen(member.host);
         let mut tasks = JoinSet::new();
         let (lies, stamps) = (self.shape.lies, Arc::clone(&self.stamps));
+        let world = Arc::clone(&self.world);
         let serving = Arc::clone(&node);
         tasks.spawn(async move {
             let mut connections = JoinSet::new();
@@ -328,6 +346,7 @@ impl Cluster {
                     index,
                     lies,
                     stamps: Arc::clone(&stamps),
+                    world: Arc::clone(&world),
                 });
                 let peer = "10.0.0.99:9".parse().unwrap();
                 let limits = Limits::default();
@@ -464,10 +483,22 @@ impl Cluster {
         name: &str,
         satisfies: impl Fn(&StoredObject) -> bool,
     ) -> Vec<usize> {
+        self.row_holders(name, true, satisfies)
+    }
+
+    /// The same for the row alone, when its bytes do not matter.
+    pub(crate) fn row_holders(
+        &self,
+        name: &str,
+        needs_bytes: bool,
+        satisfies: impl Fn(&StoredObject) -> bool,
+    ) -> Vec<usize> {
         let key = self.key(name);
+        let has_bytes =
+            |index: usize, row: &StoredObject| !needs_bytes || self.has_bytes(index, &key, row);
         let holds = |index: &usize| {
             let row = self.durable_row(*index, &key);
-            row.is_some_and(|row| satisfies(&row) && self.has_bytes(*index, &key, &row))
+            row.is_some_and(|row| satisfies(&row) && has_bytes(*index, &row))
         };
         (0..NODES).filter(holds).collect()
     }

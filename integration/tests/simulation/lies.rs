@@ -3,12 +3,12 @@
 use crate::cluster::{Stamps, lock};
 use http::{Method, StatusCode};
 use onggi_common_service::http::{Handler, Request, Response, collect, empty, full};
-use onggi_common_sim::Host;
+use onggi_common_sim::{Host, World};
 use onggi_common_units::Timestamp;
 use onggi_object_model::ObjectPath;
 use onggi_object_node::Node;
 use onggi_object_wire::head;
-use onggi_object_wire::object::{Delete, Post, Put, Written};
+use onggi_object_wire::object::{Commit, Delete, Post, Put, Release, Reserve, Written};
 use onggi_object_wire::replication::encode_units;
 use onggi_object_wire::{Resource, Target};
 use serde::de::DeserializeOwned;
@@ -40,6 +40,7 @@ pub(crate) struct Listening {
     pub(crate) index: usize,
     pub(crate) lies: Lies,
     pub(crate) stamps: Arc<Mutex<Stamps>>,
+    pub(crate) world: Arc<World>,
 }
 
 fn decoded<T: DeserializeOwned>(request: &Request) -> Option<T> {
@@ -53,9 +54,38 @@ fn bare(code: StatusCode) -> Response {
     response
 }
 
+/// What a request is about, for the trace.
+fn told(resource: Resource, request: &Request) -> Option<String> {
+    let method = request.method();
+    match (resource, method) {
+        (Resource::Reservation, &Method::PUT) => decoded::<Reserve>(request).map(|reserve| {
+            let (name, at) = (reserve.which.path.object, reserve.timestamp);
+            let Commit { token, expected } = reserve.commit;
+            format!("RESERVE {name} {at} {token} {expected:?}")
+        }),
+        (Resource::Reservation, _) => decoded::<Release>(request)
+            .map(|release| format!("RELEASE {} {}", release.which.path.object, release.token)),
+        (Resource::Object, &Method::DELETE) => decoded::<Delete>(request)
+            .map(|delete| format!("DELETE {} {}", delete.which.path.object, delete.timestamp)),
+        (Resource::Object, &Method::POST) => decoded::<Post>(request)
+            .map(|post| format!("POST {} {}", post.which.path.object, post.timestamp)),
+        (Resource::Object, &Method::PUT) => decoded::<Put>(request).map(|put| {
+            let id = put.metadata.get("x-object-meta-op").unwrap_or_default();
+            format!("PUT {} {} {id}", put.which.path.object, put.timestamp)
+        }),
+        _ => None,
+    }
+}
+
 impl Listening {
-    fn look(&self, request: &Request) {
+    fn look(&self, resource: Resource, request: &Request) {
         let mut stamps = lock(&self.stamps);
+        if resource == Resource::Reservation {
+            if let Some(reserve) = decoded::<Reserve>(request) {
+                stamps.note_put(self.from, &reserve.which.path.object, reserve.timestamp);
+            }
+            return;
+        }
         let mut note = |path: &ObjectPath, at: Timestamp| {
             let change = (self.from, path.object.to_string());
             let known = stamps.changes.entry(change).or_insert(at);
@@ -76,6 +106,7 @@ impl Listening {
                 let put = decoded::<Put>(request);
                 let id = |put: &Put| put.metadata.get("x-object-meta-op").map(str::to_owned);
                 if let Some((put, id)) = put.and_then(|put| id(&put).map(|id| (put, id))) {
+                    stamps.note_put(self.from, &put.which.path.object, put.timestamp);
                     let known = stamps.puts.entry(id).or_insert(put.timestamp);
                     *known = put.timestamp.max(*known);
                 }
@@ -124,12 +155,29 @@ impl Handler for Listening {
     async fn handle(&self, request: Request) -> Response {
         let target: Option<Target> = request.uri().path().parse().ok();
         let resource = target.map(|target| target.resource);
-        if resource == Some(Resource::Object) {
-            self.look(&request);
+        if let Some(resource @ (Resource::Object | Resource::Reservation)) = resource {
+            self.look(resource, &request);
         }
-        match resource {
+        let told = resource.and_then(|resource| told(resource, &request));
+        if let Some(told) = &told {
+            self.world
+                .note(format_args!("node {} gets {told}", self.index));
+        }
+        let response = match resource {
             Some(resource) if self.lies != Lies::None => self.lie(resource, request).await,
             _ => self.node.handle(request).await,
+        };
+        if let Some(told) = &told {
+            let (status, said) = (
+                response.status().as_u16(),
+                response.headers().get(head::HEAD),
+            );
+            let said = said.and_then(|said| said.to_str().ok()).unwrap_or_default();
+            self.world.note(format_args!(
+                "node {} answers {status} {said} to {told}",
+                self.index
+            ));
         }
+        response
     }
 }

@@ -120,7 +120,7 @@ impl Cluster {
         Ok(Self {
             nodes: parts.nodes.clone(),
             rings: Arc::new(rings),
-            clock: HybridClock::new(Arc::clone(&parts.clock)),
+            clock: HybridClock::new(Arc::clone(&parts.clock), &*parts.entropy),
             limiter: Arc::new(Limiter::default()),
             consistency: options.write_consistency,
             policies: options.policies.clone(),

@@ -59,7 +59,7 @@ impl Core {
         for _ in 0..STAMPS_MAX {
             let base = Post {
                 which: Which::whole(policy, path.clone()),
-                timestamp: self.cluster.clock.stamp(),
+                timestamp: self.cluster.clock.write_stamp(),
                 content_type: content_type.clone(),
                 metadata: metadata.clone(),
                 listing: Vec::new(),
@@ -147,7 +147,7 @@ impl Core {
         }
         let mut is_superseded = false;
         for _ in 0..STAMPS_MAX {
-            let timestamp = stamped.unwrap_or_else(|| self.cluster.clock.stamp());
+            let timestamp = stamped.unwrap_or_else(|| self.cluster.clock.write_stamp());
             let base = Delete {
                 which: which.clone(),
                 timestamp,

@@ -361,7 +361,7 @@ impl<'a> Round<'a> {
             cluster,
             reserve: Reserve {
                 which: which.clone(),
-                timestamp: cluster.clock.stamp(),
+                timestamp: cluster.clock.write_stamp(),
                 commit,
             },
             held,

@@ -415,7 +415,7 @@ impl Core {
         let clock = &self.cluster.clock;
         new.stamped
             .inspect(|at| clock.observe(*at))
-            .unwrap_or_else(|| clock.stamp())
+            .unwrap_or_else(|| clock.write_stamp())
     }
 
     fn failed(&self, failure: Failure) -> Fault {
