@@ -175,10 +175,9 @@ impl Disk {
         state.store = Arc::new(MemoryStore::new(&self.tables));
     }
 
-    /// Flips a bit of one value of a table; its key. `None` when the table is empty.
-    pub fn rot(&self, table: TableName) -> Option<Vec<u8>> {
-        let mut state = self.lock();
-        let store = Arc::clone(&state.store);
+    /// Flips a bit of one value of a table, of those whose keys may be chosen; its key. `None` when there is none.
+    pub fn rot(&self, table: TableName, may_rot: impl Fn(&[u8]) -> bool) -> Option<Vec<u8>> {
+        let store = self.contents();
         let mut rows = Vec::new();
         let visited = store.visit(
             table,
@@ -190,7 +189,8 @@ impl Disk {
             },
         );
         visited.ok()?;
-        rows.retain(|(_, value)| !value.is_empty());
+        rows.retain(|(key, value)| !value.is_empty() && may_rot(key));
+        let mut state = self.lock();
         let index = state.random.index(rows.len());
         let (key, mut value) = rows.into_iter().nth(index)?;
         let at = state.random.index(value.len());
@@ -452,7 +452,7 @@ mod tests {
             disk.set_failing(false);
             assert!(store.write(&batch("b"), Durability::Synced).is_err());
             disk.open().write(&batch("b"), Durability::Synced).unwrap();
-            assert!(disk.rot(ROWS).is_some());
+            assert!(disk.rot(ROWS, |_| true).is_some() && disk.rot(ROWS, |_| false).is_none());
         });
     }
 

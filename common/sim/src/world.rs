@@ -13,7 +13,7 @@ use tokio::time::Instant;
 /// The moment a world begins: the eleventh day of 1970, before which nothing can have happened.
 const BEGINNING: UtcTime = UtcTime::from_seconds(10 * 86_400);
 /// Lines of the trace that are kept to be looked at.
-const LINES_MAX: usize = 4_000;
+const LINES_MAX: usize = 8_000;
 
 /// What all parts of a simulation share.
 #[derive(Debug)]

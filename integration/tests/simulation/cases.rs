@@ -11,7 +11,7 @@ use onggi_common_host::Clock as _;
 use onggi_common_meta::local::Read as _;
 use onggi_common_sim::network::Weather;
 use onggi_common_sim::world;
-use onggi_object_device::tables::OBJECT;
+use onggi_object_device::tables::{BODY, OBJECT};
 use std::sync::{Arc, Mutex};
 
 const SEEDS: u64 = 20;
@@ -127,6 +127,64 @@ fn a_put_on_one_primary_and_a_handoff_is_not_lost_while_the_other_primary_is_slo
                 scene.clients[1].get("k0").await.map(|(id, _)| id),
                 Some(second)
             );
+        });
+    }
+}
+
+/// Seed 590: one of the two nodes that keep a POST has found its bytes damaged.
+#[test]
+fn a_post_stays_that_a_node_with_damaged_bytes_and_one_other_have() {
+    for seed in 0..SEEDS {
+        world::run(seed, async |world| {
+            let scene = Scene::new(&world, Shape::default()).await;
+            let cluster = &scene.cluster;
+            let [whole, damaged, away] = cluster.primaries("k0")[..] else {
+                panic!("three primaries")
+            };
+            assert!(is_done(scene.put(0, "k0").await.1));
+            scene.replicate().await;
+            cluster.power_off(away);
+            let key = cluster.key("k0").bytes();
+            let rotten = cluster.members[damaged].disk.rot(BODY, |one| one == key);
+            assert!(rotten.is_some());
+            if let Some(node) = cluster.node(damaged) {
+                node.audit_once().await;
+            }
+            assert!(is_done(scene.clients[0].post("k0").await));
+            // Now only the one whose bytes were damaged is there to tell it, and then only the other.
+            let (first, second) = [(whole, damaged), (damaged, whole)][usize::from(seed % 2 == 0)];
+            cluster.power_off(first);
+            cluster.start(away);
+            cluster.pass_everywhere(Pass::Replicate).await;
+            cluster.start(first);
+            cluster.power_off(second);
+            cluster.pass_everywhere(Pass::Replicate).await;
+            let found = scene.end().await;
+            scene.assert_well(&found);
+        });
+    }
+}
+
+/// Seeds 393, 554, 679 and others: handoffs stand in for primaries, and a primary has something newer.
+#[test]
+fn a_proxy_whose_clock_lags_stamps_above_what_handoffs_do_not_have() {
+    for seed in 0..SEEDS {
+        world::run(seed, async |world| {
+            let scene = Scene::new(&world, Shape::default()).await;
+            let cluster = &scene.cluster;
+            cluster.fronts[1].clock.set_skew_micros(-20_000_000);
+            assert!(is_done(scene.put(0, "k0").await.1));
+            for away in cluster.primaries("k0").into_iter().skip(1) {
+                cluster.power_off(away);
+            }
+            // Its proxy has not seen the first one: where it asks, one node has it and the others cannot know.
+            let (second, outcome) = scene.put(1, "k0").await;
+            assert!(is_done(outcome), "{outcome:?}");
+            let found = scene.end().await;
+            scene.assert_well(&found);
+            for client in &scene.clients {
+                assert_eq!(client.get("k0").await.map(|(id, _)| id), Some(second));
+            }
         });
     }
 }

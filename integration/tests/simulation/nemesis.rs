@@ -1,17 +1,20 @@
 //! What goes wrong: faults in an order that the seed chooses.
 
+use crate::client::NAMES;
 use crate::cluster::{CLIENTS, Cluster, NODES, Pass};
 use core::time::Duration;
 use onggi_common_sim::network::Weather;
 use onggi_common_sim::{Host, Random};
 use onggi_object_device::tables::BODY;
+use onggi_object_device::{Location, ObjectKey, StoredObject};
 use std::sync::Arc;
 
 /// How many nodes are down, or have a disk that is ill, at a time.
 const DOWN_MAX: usize = 2;
 /// How far clocks are wrong: nodes refuse what is signed or stamped 60 s away.
 const SKEW_SECONDS_MAX: u64 = 25;
-/// Bytes rot on this node only: two good copies of an object are somewhere else.
+/// Bytes rot on this node only, and only where another one has the same version whole. A write that was not acknowledged
+/// may be on one device alone: what rots there before it was replicated is nowhere, and no promise is about it.
 const UNLUCKY: usize = 2;
 
 /// Makes trouble until it is aborted.
@@ -177,10 +180,38 @@ fn set_weather(cluster: &Cluster, random: &mut Random) {
     cluster.network.set_weather(weather);
 }
 
+/// Whether another node has the same bytes of an object for good.
+fn is_elsewhere(cluster: &Cluster, key: &ObjectKey, row: &StoredObject) -> bool {
+    (0..NODES).filter(|index| *index != UNLUCKY).any(|index| {
+        let other = cluster.durable_row(index, key);
+        other.is_some_and(|other| {
+            other.row.body == row.row.body
+                && other.row.data_timestamp == row.row.data_timestamp
+                && cluster.has_bytes(index, key, &other)
+        })
+    })
+}
+
 fn rot(cluster: &Cluster, random: &mut Random) {
-    let files = cluster.body_files(UNLUCKY);
+    let row = |key: &ObjectKey| cluster.durable_row(UNLUCKY, key);
+    let mut files = cluster.body_files(UNLUCKY);
+    files.retain(|file| {
+        let name = file.file_name().and_then(|name| name.to_str());
+        let named = |name: &str, row: &StoredObject| match &row.location {
+            Location::File(own) => own == name,
+            Location::Nowhere | Location::Inline | Location::Quarantined => false,
+        };
+        NAMES.iter().map(|name| cluster.key(name)).any(|key| {
+            let row = row(&key).filter(|row| name.is_some_and(|name| named(name, row)));
+            row.is_some_and(|row| is_elsewhere(cluster, &key, &row))
+        })
+    });
     if files.is_empty() || random.per_mille(500) {
-        let key = cluster.members[UNLUCKY].disk.rot(BODY);
+        let may_rot = |key: &[u8]| {
+            let key = ObjectKey::from_bytes(key);
+            key.is_some_and(|key| row(&key).is_some_and(|row| is_elsewhere(cluster, &key, &row)))
+        };
+        let key = cluster.members[UNLUCKY].disk.rot(BODY, may_rot);
         cluster
             .world
             .note(format_args!("a small body rots: {}", key.is_some()));
