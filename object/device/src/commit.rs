@@ -10,11 +10,12 @@ use crate::digests;
 use crate::error::DeviceError;
 use crate::key::{ObjectKey, RosterKey};
 use crate::large;
-use crate::object::{Merge, Merged, Prepared, StagedObject};
+use crate::object::{Guard, Merge, Merged, Prepared, StagedObject};
 use crate::pending::PendingObject;
 use crate::roster::News;
 use crate::space::{BATCH_BYTES, Room};
 use crate::stripes::Stripes;
+use crate::tables::RESERVATION;
 use onggi_common_meta::local::{Batch, Durability};
 use onggi_object_model::ObjectRecord;
 use onggi_object_wire::merge::CountedContainer;
@@ -332,18 +333,23 @@ impl Device {
             merged,
             digests,
             left_file,
-            releases,
         } = staged?;
         let is_kept = matches!(&merged, Merged::Changed { taken, .. } if taken.data);
         if !is_kept {
             group.left_files.extend(file_name);
         }
         group.left_files.extend(left_file);
+        // Whatever a commit comes to, its reservation is of no use any more, and would keep others out until it expires.
+        let is_spent = matches!(how.guard, Guard::Commit { .. }) && merged != Merged::Lapsed;
+        if is_spent {
+            batch.delete(RESERVATION, key.bytes());
+            group.released.push(*key);
+        }
         if digests.is_some() {
             group.add(batch, digests);
-        }
-        if releases {
-            group.released.push(*key);
+        } else if is_spent {
+            // When a power cut brings the reservation back, it expires by itself.
+            group.batch.append(batch);
         }
         Ok(Committed::Object(merged))
     }

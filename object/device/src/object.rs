@@ -11,7 +11,7 @@ use crate::pending::PendingObject;
 use crate::plan::plan;
 use crate::reservation::Commit;
 use crate::stored::{Location, StoredObject};
-use crate::tables::{BODY, OBJECT, RESERVATION};
+use crate::tables::{BODY, OBJECT};
 use crate::upload::{Finished, Upload};
 use core::ops::ControlFlow;
 use onggi_common_meta::local::{Batch, Durability, Order};
@@ -140,8 +140,6 @@ pub(crate) struct StagedObject {
     pub(crate) digests: Option<digests::Change>,
     /// The file the old row named, if it does so no more.
     pub(crate) left_file: Option<String>,
-    /// Whether the key's reservation goes.
-    pub(crate) releases: bool,
 }
 
 impl StagedObject {
@@ -150,7 +148,6 @@ impl StagedObject {
             merged,
             digests: None,
             left_file: None,
-            releases: false,
         }
     }
 }
@@ -340,10 +337,6 @@ impl Device {
         } else if plan.drop_small {
             batch.delete(BODY, key.bytes());
         }
-        let releases = matches!(how.guard, Guard::Commit { .. });
-        if releases {
-            batch.delete(RESERVATION, key.bytes());
-        }
         let digests = self.stage_digest(key, old.as_ref(), Some(&plan.next), batch);
         let row = Box::new(plan.next.row);
         Ok(StagedObject {
@@ -354,7 +347,6 @@ impl Device {
             },
             digests: Some(digests),
             left_file: plan.left_file,
-            releases,
         })
     }
 

@@ -4,11 +4,12 @@
 //! |---|---|
 //! | `FORMAT` | the marker: format version, whether the store is whole, its tables. Written before and after the rest, so that a directory that held a store is never taken for an empty one |
 //! | `db/` | RocksDB's files: one column family per table, one write-ahead log for all |
+//! | `TORN` | what was cut off the log after the last power cut that tore a write |
 //!
 //! M3: the log is read so that only a record cut short at its very end may be dropped (that is what a crash leaves); a
 //! checksum that does not hold, a log the manifest knows and the directory lacks, a missing table, table file or blob file
-//! is an error. What cannot be noticed: the newest log cut short at the end of a record, or its last block's length fields
-//! flipped, look like a crash.
+//! is an error. A write that a power cut has torn is cut off before ([`torn`]). What cannot be noticed: the newest log cut
+//! short at the end of a record, or its last block's length fields flipped, look like a crash.
 
 use super::marker::{DB_DIR, Marker, Phase};
 use super::{Batch, Durability, Order, Read, Store, Visitor, Write};
@@ -26,6 +27,7 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 mod damage;
+mod torn;
 
 /// How the store is opened.
 #[derive(Debug, Clone)]
@@ -79,6 +81,7 @@ pub struct RocksStore {
     directory: PathBuf,
     /// What damage was met; from then on nothing is answered.
     damage: OnceLock<String>,
+    on_disk: torn::Watermark,
     synced: WriteOptions,
     lazy: WriteOptions,
 }
@@ -107,16 +110,23 @@ impl RocksStore {
         }
         let cache =
             Cache::new_lru_cache(usize::try_from(options.cache.bytes()).unwrap_or(usize::MAX));
-        let descriptors = names.iter().map(|name| {
-            let declared = options
-                .tables
-                .iter()
-                .find(|table| table.name.as_str() == name);
-            let blobs_from = declared.and_then(|table| table.blobs_from);
-            ColumnFamilyDescriptor::new(name, table_options(&cache, blobs_from))
-        });
-        let db = DB::open_cf_descriptors(&db_options, &db_path, descriptors)
-            .map_err(|error| damage::open_error(directory, error))?;
+        let open = || {
+            let descriptors = names.iter().map(|name| {
+                let declared = options
+                    .tables
+                    .iter()
+                    .find(|table| table.name.as_str() == name);
+                let blobs_from = declared.and_then(|table| table.blobs_from);
+                ColumnFamilyDescriptor::new(name, table_options(&cache, blobs_from))
+            });
+            DB::open_cf_descriptors(&db_options, &db_path, descriptors)
+                .map_err(|error| damage::open_error(directory, error))
+        };
+        let db = match open() {
+            // Who comes so far has had the lock: nobody else writes the log.
+            Err(OpenError::Damaged { .. }) if torn::cut(directory)? => open()?,
+            opened => opened?,
+        };
         damage::check_blob_files(directory, &db, &names)?;
         let ready = Marker {
             phase: Phase::Ready,
@@ -127,8 +137,11 @@ impl RocksStore {
         }
         let mut synced = WriteOptions::default();
         synced.set_sync(true);
+        // What was in logs has gone to table files.
+        let on_disk = torn::Watermark::new(db.latest_sequence_number());
         Ok(Self {
             db,
+            on_disk,
             directory: directory.to_owned(),
             damage: OnceLock::new(),
             synced,
@@ -171,6 +184,7 @@ impl RocksStore {
 
     fn stage(&self, batch: &Batch) -> Result<WriteBatch, StoreError> {
         let mut staged = WriteBatch::with_capacity_bytes(batch.bytes());
+        staged.put_log_data(self.on_disk.mark());
         for write in batch.writes() {
             let family = self.table(write.table())?;
             match write {
@@ -391,10 +405,15 @@ impl Store for RocksStore {
             Durability::Synced => &self.synced,
             Durability::Lazy => &self.lazy,
         };
+        let before = self.db.latest_sequence_number();
         // From many threads at once RocksDB makes one write and one sync of what has gathered.
         self.db
             .write_opt(staged, options)
-            .map_err(|error| self.failed("writing", error))
+            .map_err(|error| self.failed("writing", error))?;
+        if durability == Durability::Synced {
+            self.on_disk.rise(before);
+        }
+        Ok(())
     }
 
     fn snapshot(&self) -> Box<dyn Read + '_> {
@@ -405,9 +424,12 @@ impl Store for RocksStore {
     }
 
     fn sync(&self) -> Result<(), StoreError> {
+        let before = self.db.latest_sequence_number();
         self.db
             .flush_wal(true)
-            .map_err(|error| self.failed("syncing", error))
+            .map_err(|error| self.failed("syncing", error))?;
+        self.on_disk.rise(before);
+        Ok(())
     }
 
     fn location(&self) -> &Path {

@@ -9,6 +9,7 @@ use rocks::{Options, RocksStore};
 
 mod crash;
 mod damage;
+mod torn;
 
 const JARS: TableName = TableName::new("jars");
 const LIDS: TableName = TableName::new("lids");

@@ -120,15 +120,25 @@ fn a_reservation_needs_what_it_expects_when_made_and_when_committed() {
         let refused = put_as(device, 1, 8, b"below", above);
         assert_eq!(refused, Merged::Reserved { stamp: at(9) });
         assert!(is_changed(&put_as(device, 1, 10, b"above", above)));
-        let newest = at(10);
-        assert_eq!(put(device, fresh, 9, NOW), Merged::Present { newest });
+        // It comes after the commit, which changes nothing any more and leaves the key to others.
+        let replaced = Merged::Unchanged {
+            newest: at(10),
+            is_deletion: false,
+        };
+        assert_eq!(put(device, fresh, 9, NOW), replaced);
         assert_eq!(read(device, 1, &[]).unwrap(), b"above");
-        // So does a deletion in between.
-        delete(device, 1, 11);
-        assert_eq!(
-            put(device, fresh, 9, NOW),
-            Merged::Present { newest: at(11) }
-        );
+        assert_eq!(put(device, fresh, 9, NOW), Merged::Lapsed);
+        // So does a deletion.
+        let next = commit(2, Some(at(10)));
+        assert_eq!(reserve(device, &next, 11, NOW), Reserved::Granted);
+        delete(device, 1, 12);
+        let replaced = Merged::Unchanged {
+            newest: at(12),
+            is_deletion: true,
+        };
+        assert_eq!(put(device, next, 11, NOW), replaced);
+        let last = commit(3, None);
+        assert_eq!(reserve(device, &last, 13, NOW), Reserved::Granted);
     });
 }
 

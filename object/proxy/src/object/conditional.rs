@@ -63,9 +63,12 @@ impl Held {
         }
     }
 
-    /// The commit has taken the reservations with it. Those of primaries it did not reach expire.
+    /// Enough nodes have the commit. It has taken the reservations it was sent to with it, or will; one that came too late
+    /// to be counted, or perhaps was not made, is given up, so that nobody is kept out until it expires.
     pub(super) fn keep(mut self) {
-        self.asked.clear();
+        let granted = &self.granted;
+        self.asked
+            .retain(|place| granted.iter().all(|member| member.place != *place));
     }
 }
 
@@ -544,6 +547,8 @@ async fn commit(
     while let Some(answer) = receiver.recv().await {
         answers.push(answer);
         if count_done(&answers) >= needed {
+            held.asked = asked;
+            held.keep();
             return Committed { tried, answers };
         }
     }

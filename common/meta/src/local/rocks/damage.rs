@@ -138,7 +138,7 @@ fn current_manifest(db: &Path) -> Option<String> {
 }
 
 /// The files of a directory with this extension, in order of their names.
-fn files_with_extension(db: &Path, extension: &str) -> Vec<PathBuf> {
+pub(super) fn files_with_extension(db: &Path, extension: &str) -> Vec<PathBuf> {
     let Ok(entries) = std::fs::read_dir(db) else {
         return Vec::new();
     };
