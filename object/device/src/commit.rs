@@ -12,6 +12,7 @@ use crate::key::{ObjectKey, RosterKey};
 use crate::large;
 use crate::object::{Guard, Merge, Merged, Prepared, StagedObject};
 use crate::pending::PendingObject;
+use crate::reservation::Commit;
 use crate::roster::News;
 use crate::space::{BATCH_BYTES, Room};
 use crate::stripes::Stripes;
@@ -340,7 +341,12 @@ impl Device {
         }
         group.left_files.extend(left_file);
         // Whatever a commit comes to, its reservation is of no use any more, and would keep others out until it expires.
-        let is_spent = matches!(how.guard, Guard::Commit { .. }) && merged != Merged::Lapsed;
+        let held = self.reservations().get(key);
+        let is_own = |commit: Commit| held.is_some_and(|held| held.token == commit.token);
+        let is_spent = match how.guard {
+            Guard::Commit { commit, .. } => merged != Merged::Lapsed && is_own(commit),
+            Guard::None | Guard::Above { .. } => false,
+        };
         if is_spent {
             batch.delete(RESERVATION, key.bytes());
             group.released.push(*key);

@@ -174,6 +174,11 @@ fn a_commit_that_replication_has_brought_is_done() {
         };
         assert_eq!(put(device, fresh, 9, NOW), done);
         assert_eq!(read(device, 1, &[]).unwrap(), b"conditional");
+        // Should it come once more, the next racer keeps the key.
+        let next = commit(2, Some(at(9)));
+        assert_eq!(reserve(device, &next, 12, NOW), Reserved::Granted);
+        assert_eq!(put(device, fresh, 9, NOW), done);
+        assert!(is_changed(&put(device, next, 12, NOW)));
     });
 }
 
