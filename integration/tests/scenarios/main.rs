@@ -18,6 +18,7 @@ mod grey;
 mod initiator;
 mod live_guest;
 mod needs;
+mod network;
 mod objctl;
 mod object;
 mod object_clients;
@@ -31,6 +32,7 @@ mod storm;
 mod target;
 mod tidy;
 mod uploads;
+mod writers;
 
 use anyhow::Result;
 use std::process::ExitCode;
@@ -69,6 +71,7 @@ fn main() -> ExitCode {
         functional::SCENARIOS,
         grey::SCENARIOS,
         storm::SCENARIOS,
+        network::SCENARIOS,
         ring::SCENARIOS,
     ]
     .concat();
