@@ -2,6 +2,7 @@
 
 use crate::check::watch;
 use crate::lies::{Lies, Listening};
+use crate::stamps::Stamps;
 use bytes::Bytes;
 use core::time::Duration;
 use onggi_common_host::durable::{self, Visibility};
@@ -15,19 +16,18 @@ use onggi_common_meta::table;
 use onggi_common_service::Drain;
 use onggi_common_service::http::{Limits, serve_connection};
 use onggi_common_sim::{Disk, Host, Network, Random, SimClock, SimEntropy, World};
-use onggi_common_units::{ByteCount, Secret, Timestamp, UtcTime};
+use onggi_common_units::{ByteCount, Secret, UtcTime};
 use onggi_object_client::connect::{Connect, Connecting, Stream};
 use onggi_object_client::{HttpClient, Nodes, Timeouts};
 use onggi_object_device::tables::{self, BODY, OBJECT};
 use onggi_object_device::{Device, Location, ObjectKey, StoredObject};
-use onggi_object_model::{ObjectName, ObjectPath, PolicyIndex};
+use onggi_object_model::{ObjectPath, PolicyIndex};
 use onggi_object_node::machine::{Calls, Gate, Machine, Off};
 use onggi_object_node::{Node, Options};
 use onggi_object_proxy::{Options as ProxyOptions, Parts, Proxy};
 use onggi_object_ring::{HashSecrets, NewDevice, PartPower, Ring, RingBuilder};
 use onggi_object_wire::ClusterKeys;
 use onggi_object_wire::object::WHOLE;
-use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -125,30 +125,6 @@ pub(crate) struct Cluster {
     rings_dir: PathBuf,
     keys: ClusterKeys,
     _dir: TempDir,
-}
-
-/// What was seen on the way to nodes.
-#[derive(Debug, Default)]
-pub(crate) struct Stamps {
-    pub(crate) changes: BTreeMap<(Host, String), Timestamp>,
-    pub(crate) puts: BTreeMap<String, Timestamp>,
-    /// All of PUTs, by who sent them to which object.
-    sent: BTreeMap<(Host, String), BTreeSet<Timestamp>>,
-}
-
-impl Stamps {
-    pub(crate) fn note_put(&mut self, from: Host, object: &ObjectName, at: Timestamp) {
-        let put = (from, object.to_string());
-        self.sent.entry(put).or_default().insert(at);
-    }
-
-    /// The whole stamp of a PUT that was answered with this `X-Timestamp`, which says the tick.
-    pub(crate) fn put_at(&self, from: Host, object: &str, tick: Timestamp) -> Timestamp {
-        let sent = self.sent.get(&(from, object.to_owned()));
-        let within = tick..=tick.with_offset(u64::MAX);
-        let whole = sent.and_then(|sent| sent.range(within).next_back());
-        whole.copied().unwrap_or(tick)
-    }
 }
 
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

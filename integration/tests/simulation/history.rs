@@ -1,6 +1,6 @@
 //! What clients did, what they were told, and what that forbids.
 
-use crate::cluster::Stamps;
+use crate::stamps::Stamps;
 use onggi_common_units::Timestamp;
 use std::collections::BTreeMap;
 use tokio::time::Instant;

@@ -1,6 +1,7 @@
 //! What stands between the network and a node: it looks on, and in controls it lies as a broken node would.
 
-use crate::cluster::{Stamps, lock};
+use crate::cluster::lock;
+use crate::stamps::Stamps;
 use http::{Method, StatusCode};
 use onggi_common_service::http::{Handler, Request, Response, collect, empty, full};
 use onggi_common_sim::{Host, World};

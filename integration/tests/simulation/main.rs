@@ -22,3 +22,5 @@ mod lies;
 mod nemesis;
 #[cfg(test)]
 mod seeds;
+#[cfg(test)]
+mod stamps;
