@@ -1,13 +1,14 @@
 //! Containers: making, changing, deleting, and listing what is in them.
 
 use crate::access::{self, Rights};
-use crate::account::{is_found, listing_format, listing_response};
+use crate::account::{is_found, listing_format, listing_response, vary};
 use crate::driver::{self, Written};
 use crate::fault::{Fault, set, set_named};
 use crate::filling::Filling;
 use crate::middleware::container_versions::{as_version_link, show_versions};
 use crate::proxy::{Asking, Core};
 use crate::subrequest::parameter;
+use core::time::Duration;
 use http::request::Parts as Head;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use onggi_common_service::http::{Response, empty};
@@ -30,7 +31,9 @@ use tokio::task::JoinSet;
 /// are the larger count meanwhile.
 const RECOUNT_MAX: usize = 1_000;
 /// How often a deletion is tried that a replica refuses although nothing is listed.
-const DELETES_MAX: usize = 3;
+const DELETES_MAX: u32 = 5;
+/// How long it gets the first time to hear of the last object's end; twice as long each further time.
+const DELETE_PAUSE: Duration = Duration::from_millis(50);
 /// Lookups of names that replicas do not agree about, at a time.
 const DOUBTS_AT_ONCE: usize = 16;
 
@@ -197,6 +200,7 @@ impl Asking {
                 let mut response = core.container_response(&info, rights);
                 let kind = listing_format(request)?.content_type();
                 set(response.headers_mut(), header::CONTENT_TYPE, kind);
+                vary(response.headers_mut());
                 Ok(response)
             }
             _ if parameter(request, "versions").is_some() => {
@@ -414,9 +418,10 @@ impl Core {
             .iter()
             .map(|(name, value)| (name.as_str(), value.as_bytes()));
         let stamp = self.cluster.clock.stamp();
-        let metadata = StampedMetadata::from_headers(MetadataKind::Container, headers, stamp)
+        let mut metadata = StampedMetadata::from_headers(MetadataKind::Container, headers, stamp)
             .map_err(|error| Fault::BadRequest(error.to_string()))?;
         access::check_acls(&metadata)?;
+        access::clean_acls(&mut metadata);
         Ok(metadata)
     }
 
@@ -534,7 +539,7 @@ impl Core {
         self: &Arc<Self>,
         path: &ContainerPath,
     ) -> Result<Response, Fault> {
-        for _ in 0..DELETES_MAX {
+        for attempt in 0..DELETES_MAX {
             let all = ListingQuery {
                 with_reserved: true,
                 ..ListingQuery::page(1)
@@ -557,6 +562,7 @@ impl Core {
                     if matches!(again.outcome, Outcome::Failed(_)) {
                         return Err(Fault::Unavailable);
                     }
+                    tokio::time::sleep(DELETE_PAUSE * (1 << attempt)).await;
                 }
                 Outcome::Failed(_) => return Err(Fault::Unavailable),
             }
