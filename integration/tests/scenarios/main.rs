@@ -7,6 +7,9 @@
     reason = "a test runner speaks on standard output"
 )]
 
+mod bad_clients;
+mod bad_input;
+mod bad_words;
 mod block;
 mod connection;
 mod container_sync;
@@ -21,6 +24,7 @@ mod needs;
 mod objctl;
 mod object;
 mod object_clients;
+mod object_letter;
 mod object_life;
 mod object_races;
 mod powercut;
@@ -52,11 +56,15 @@ fn main() -> ExitCode {
     let scenarios: Vec<Scenario> = [
         tidy::SCENARIOS,
         object::SCENARIOS,
+        bad_input::SCENARIOS,
+        bad_words::SCENARIOS,
+        bad_clients::SCENARIOS,
         uploads::SCENARIOS,
         encryption::SCENARIOS,
         container_sync::SCENARIOS,
         objctl::SCENARIOS,
         object_clients::SCENARIOS,
+        object_letter::SCENARIOS,
         object_life::SCENARIOS,
         object_races::SCENARIOS,
         block::SCENARIOS,
