@@ -11,6 +11,7 @@ mod block;
 mod connection;
 mod container_sync;
 mod curl;
+mod disks;
 mod encryption;
 mod faults;
 mod functional;
@@ -72,6 +73,7 @@ fn main() -> ExitCode {
         grey::SCENARIOS,
         storm::SCENARIOS,
         network::SCENARIOS,
+        disks::SCENARIOS,
         ring::SCENARIOS,
     ]
     .concat();
