@@ -4,8 +4,10 @@
 //! devices and files.
 
 mod addresses;
+mod network;
 
 pub use addresses::{Addresses, free_port};
+pub use network::{Host, Network};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use onggi_common_host::durable::{self, Visibility};
@@ -36,7 +38,7 @@ pub struct BlockOptions {
 /// Objects in a system.
 #[derive(Debug, Clone)]
 pub struct ObjectOptions {
-    /// Storage nodes, at 127.0.0.1, 127.0.0.2 and so on.
+    /// Storage nodes, at 127.0.0.1, 127.0.0.2 and so on; or each on a host of its own ([`Options::hosts`]).
     pub nodes: usize,
     /// Devices of all nodes together.
     pub devices: usize,
@@ -78,6 +80,8 @@ pub struct Options {
     pub container_sync: Option<(PathBuf, &'static str)>,
     /// All roles in one process instead of one process each.
     pub single_process: bool,
+    /// Each storage node on a host of its own, in a [`Network`]. Nobody supervises the processes then. It takes root.
+    pub hosts: bool,
     /// Users of v1 auth.
     pub users: Vec<User>,
     /// The state folder; a temporary one when none is given.
@@ -99,6 +103,7 @@ pub struct System {
     pub volume_group: String,
     options: Options,
     daemon: Option<Child>,
+    network: Option<Network>,
     // Removed with the value when the state folder was a temporary one.
     temporary: Option<tempfile::TempDir>,
 }
@@ -143,8 +148,11 @@ impl System {
             (None, None) => bail!("no state folder"),
         };
         durable::create_dir_all(&state.join("keys"))?;
+        let nodes = options.object.as_ref().map_or(0, |object| object.nodes);
+        let network = options.hosts.then(|| Network::make(u8::try_from(nodes)?));
         let mut system = Self {
             addresses: Addresses::pick(&options)?,
+            network: network.transpose()?,
             volume_group: format!("onggi-test-{}", SystemEntropy.alphanumeric(8)),
             keys: BTreeMap::new(),
             state,
@@ -267,7 +275,7 @@ impl System {
         let Addresses { objects, nodes, .. } = &self.addresses;
         writeln!(
             text,
-            "[object]\nlisten = \"{objects}\"\nreplicas = {}\npart_power = 8\nexpiry_delay_seconds = 1",
+            "[object]\nlisten = \"{objects}\"\nreplicas = {}\npart_power = 8\nexpiry_delay_seconds = 1\naudit_interval_seconds = 5",
             object.replicas
         )?;
         if let Some(domain) = object.storage_domain {
@@ -321,6 +329,9 @@ impl System {
             .append(true)
             .open(self.log())
             .context("opening the log")?;
+        if self.network.is_some() {
+            return self.launch_on_hosts(&log);
+        }
         let mut command = std::process::Command::new(program("onggid")?);
         command.arg("run").arg("--config").arg(self.config());
         if self.options.single_process {
@@ -339,13 +350,50 @@ impl System {
             .spawn()
             .context("starting onggid")?;
         self.daemon = Some(child);
-        if let Err(error) = self.await_health(START_TIME_MAX) {
+        let healthy = self.await_health(START_TIME_MAX);
+        self.started(healthy)
+    }
+
+    fn launch_on_hosts(&mut self, log: &std::fs::File) -> Result<()> {
+        let (config, nodes) = (self.config(), self.addresses.nodes.clone());
+        let nodes: Vec<_> = nodes.into_iter().map(|(address, _)| address).collect();
+        let network = self.network.as_mut().context("no network")?;
+        network.launch(&config, &nodes, log)?;
+        let system = &*self;
+        let healthy = system
+            .network()?
+            .on(Host::Proxy, || system.await_health(START_TIME_MAX));
+        self.started(healthy)
+    }
+
+    fn started(&self, healthy: Result<()>) -> Result<()> {
+        if let Err(error) = healthy {
             let log = std::fs::read_to_string(self.log()).unwrap_or_default();
             let lines: Vec<_> = log.lines().rev().take(12).collect();
             let tail = lines.into_iter().rev().collect::<Vec<_>>().join("\n    ");
             bail!("the system does not start: {error:#}\n    {tail}");
         }
         Ok(())
+    }
+
+    /// The network its hosts are in.
+    ///
+    /// # Errors
+    /// When it was not started on hosts.
+    pub fn network(&self) -> Result<&Network> {
+        self.network
+            .as_ref()
+            .context("the system has no hosts of its own")
+    }
+
+    /// The same, to change how it is wired.
+    ///
+    /// # Errors
+    /// When it was not started on hosts.
+    pub fn network_mut(&mut self) -> Result<&mut Network> {
+        self.network
+            .as_mut()
+            .context("the system has no hosts of its own")
     }
 
     /// Waits until every process of the system answers.
@@ -399,6 +447,9 @@ impl System {
     /// # Errors
     /// When they do not end in time, or with another status than 0.
     pub fn stop(&mut self) -> Result<()> {
+        if let Some(network) = &mut self.network {
+            network.end()?;
+        }
         let Some(mut daemon) = self.daemon.take() else {
             return Ok(());
         };

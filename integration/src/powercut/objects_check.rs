@@ -8,11 +8,11 @@
 
 use super::mounted::Mounter;
 use super::objects::{self, NAMES, Object, Plan, State, THREADS};
-use super::replay::{Check, REFUSED};
+use super::replay::Check;
 use anyhow::{Context as _, Result, ensure};
 use onggi_common_host::entropy::SystemEntropy;
 use onggi_common_units::Timestamp;
-use onggi_object_device::{Device, DeviceError, DeviceOptions, OpenError, RosterKind, check};
+use onggi_object_device::{Device, DeviceError, DeviceOptions, RosterKind, check};
 use onggi_object_model::{Etag, ObjectRecord, PolicyIndex};
 use onggi_object_wire::digest::SLOT_BITS;
 use onggi_object_wire::replication::Scope;
@@ -86,7 +86,7 @@ impl ObjectsCheck {
         };
         let device = match Device::open(&options, &SystemEntropy) {
             Ok(device) => device,
-            Err(error) => return Ok(Some(not_opened(&error))),
+            Err(error) => return Ok(Some(format!("the device cannot be opened: {error:#}"))),
         };
         let found = match find(&device) {
             Ok(found) => found,
@@ -300,14 +300,6 @@ impl Check for ObjectsCheck {
         self.count += 1;
         self.mounter.look(disk, |root| self.look(root))
     }
-}
-
-/// A log whose last record has a hole is refused, and none of it is served.
-fn not_opened(error: &OpenError) -> String {
-    let text = format!("{error:#}");
-    let is_log = text.contains(".log: Corruption: checksum mismatch");
-    let prefix = if is_log { REFUSED } else { "" };
-    format!("{prefix}the device cannot be opened: {text}")
 }
 
 #[cfg(test)]

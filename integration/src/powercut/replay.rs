@@ -5,8 +5,6 @@ use super::marks;
 use super::random::Random;
 use anyhow::{Context as _, Result, ensure};
 
-/// What a finding begins with when nothing is lost or wrong, but what is on the disk was refused as damaged.
-pub const REFUSED: &str = "refused: ";
 /// How many findings a report keeps the text of.
 const FINDINGS_MAX: usize = 8;
 
@@ -38,8 +36,6 @@ pub struct Report {
     pub cuts: usize,
     /// Cuts after which something was wrong.
     pub bad_cuts: usize,
-    /// Cuts after which what is on the disk was refused as damaged; they are not among the bad ones.
-    pub refused: usize,
     /// The first of what was wrong.
     pub findings: Vec<String>,
 }
@@ -77,7 +73,6 @@ pub fn replay(
         acknowledged: (0..count).filter_map(mark_of).count(),
         cuts,
         bad_cuts: 0,
-        refused: 0,
         findings: Vec::new(),
     };
     let mut disk = Disk::new(log, base);
@@ -92,11 +87,7 @@ pub fn replay(
         let finding = check.check(&disk.bytes)?;
         disk.undo(kept);
         if let Some(finding) = finding {
-            if finding.starts_with(REFUSED) {
-                report.refused += 1;
-            } else {
-                report.bad_cuts += 1;
-            }
+            report.bad_cuts += 1;
             if report.findings.len() < FINDINGS_MAX {
                 report
                     .findings

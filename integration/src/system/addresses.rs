@@ -1,8 +1,8 @@
 //! Where the parts of a system listen.
 
-use super::Options;
+use super::{Host, Options};
 use anyhow::{Context as _, Result, bail, ensure};
-use std::net::{SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 
 /// Where everything of a system listens.
 #[derive(Debug, Clone)]
@@ -24,25 +24,42 @@ pub struct Addresses {
 /// # Errors
 /// When it is in use.
 pub fn free_port(host: [u8; 4], port: u16) -> Result<u16> {
-    let listener = TcpListener::bind(SocketAddr::from((host, port)))
-        .with_context(|| format!("port {port} of {host:?} is in use"))?;
-    Ok(listener.local_addr()?.port())
+    Ok(Picked::default().pick(host, port)?.port())
 }
 
-/// A port that is free on 127.0.0.1 to 127.0.0.`count`.
-fn common_free_port(count: u8) -> Result<u16> {
-    for _ in 0..64 {
-        let port = free_port([127, 0, 0, 1], 0)?;
-        if (2..=count).all(|n| free_port([127, 0, 0, n], port).is_ok()) {
-            return Ok(port);
-        }
+/// Ports that are kept until all have been picked, so that none is picked twice.
+#[derive(Default)]
+struct Picked(Vec<TcpListener>);
+
+impl Picked {
+    fn pick(&mut self, host: [u8; 4], port: u16) -> Result<SocketAddr> {
+        let listener = TcpListener::bind(SocketAddr::from((host, port)))
+            .with_context(|| format!("port {port} of {host:?} is in use"))?;
+        let address = listener.local_addr()?;
+        self.0.push(listener);
+        Ok(address)
     }
-    bail!("no port is free on 127.0.0.1 to 127.0.0.{count}")
+
+    fn local(&mut self, port: u16) -> Result<SocketAddr> {
+        self.pick([127, 0, 0, 1], port)
+    }
+
+    /// A port that is free on 127.0.0.1 to 127.0.0.`count`.
+    fn common(&mut self, count: u8) -> Result<u16> {
+        for _ in 0..64 {
+            let port = self.local(0)?.port();
+            let mut others = (2..=count).map(|n| self.pick([127, 0, 0, n], port));
+            if others.all(|picked| picked.is_ok()) {
+                return Ok(port);
+            }
+        }
+        bail!("no port is free on 127.0.0.1 to 127.0.0.{count}")
+    }
 }
 
 impl Addresses {
     pub(super) fn pick(options: &Options) -> Result<Self> {
-        let local = |port| SocketAddr::from(([127, 0, 0, 1], port));
+        let mut picked = Picked::default();
         let object = options.object.as_ref();
         let (nodes, devices) = object.map_or((0, 0), |object| (object.nodes, object.devices));
         ensure!(
@@ -50,21 +67,22 @@ impl Addresses {
             "{devices} devices for {nodes} nodes"
         );
         let node_count = u8::try_from(nodes)?;
-        let node_port = common_free_port(node_count.max(1))?;
+        let node_port = picked.common(node_count.max(1))?;
+        let host = |n: u8| match options.hosts {
+            true => Host::Node(n - 1).address(),
+            false => Ipv4Addr::new(127, 0, 0, n),
+        };
         let mut node_list: Vec<(SocketAddr, Vec<String>)> = (1..=node_count)
-            .map(|n| (SocketAddr::from(([127, 0, 0, n], node_port)), Vec::new()))
+            .map(|n| (SocketAddr::from((host(n), node_port)), Vec::new()))
             .collect();
         for device in 0..devices {
             node_list[device % nodes].1.push(format!("d{}", device + 1));
         }
         Ok(Self {
-            identity: local(free_port([127, 0, 0, 1], 0)?),
-            volumes: local(free_port([127, 0, 0, 1], 0)?),
-            portal: local(free_port([127, 0, 0, 1], 0)?),
-            objects: local(free_port(
-                [127, 0, 0, 1],
-                object.map_or(0, |object| object.port),
-            )?),
+            identity: picked.local(0)?,
+            volumes: picked.local(0)?,
+            portal: picked.local(0)?,
+            objects: picked.local(object.map_or(0, |object| object.port))?,
             nodes: node_list,
         })
     }

@@ -16,14 +16,22 @@ pub(crate) const SCENARIOS: &[Scenario] = &[(
 
 /// Requests under way at a time.
 const WORKERS: usize = 16;
-/// Requests of each: PUT, GET, HEAD of the same object, and so on.
-const REQUESTS: usize = 120;
+/// Requests of each: PUT, GET, HEAD of the same object, and so on. Before, and while a node is stopped: 10,000 together.
+const REQUESTS_BEFORE: usize = 120;
+const REQUESTS: usize = 627;
+/// The requests begin so long after the node was stopped, and may take so long.
+const NOTICED_AFTER: Duration = Duration::from_secs(5);
+const SERVED_WITHIN: Duration = Duration::from_secs(60);
 
 /// What one worker saw: how long each request took, and those that were not served.
-fn work(host: SocketAddr, curl: &Curl, worker: usize) -> Result<(Vec<Duration>, Vec<String>)> {
+fn work(
+    host: SocketAddr,
+    curl: &Curl,
+    (worker, requests): (usize, usize),
+) -> Result<(Vec<Duration>, Vec<String>)> {
     let mut client = Connection::open(host, curl)?;
     let (mut times, mut refused) = (Vec::new(), Vec::new());
-    for number in 0..REQUESTS {
+    for number in 0..requests {
         let path = format!("/c/w{worker}-{}", number / 3);
         let method = ["PUT", "GET", "HEAD"][number % 3];
         let body: &[u8] = if method == "PUT" { &[b'j'; 4_096] } else { b"" };
@@ -37,10 +45,14 @@ fn work(host: SocketAddr, curl: &Curl, worker: usize) -> Result<(Vec<Duration>, 
     Ok((times, refused))
 }
 
-fn all_work(host: SocketAddr, curl: &Curl) -> Result<(Vec<Duration>, Vec<String>)> {
+fn all_work(
+    host: SocketAddr,
+    curl: &Curl,
+    requests: usize,
+) -> Result<(Vec<Duration>, Vec<String>)> {
     std::thread::scope(|scope| {
         let workers: Vec<_> = (0..WORKERS)
-            .map(|worker| scope.spawn(move || work(host, curl, worker)))
+            .map(|worker| scope.spawn(move || work(host, curl, (worker, requests))))
             .collect();
         let (mut times, mut refused) = (Vec::new(), Vec::new());
         for worker in workers {
@@ -60,21 +72,24 @@ fn stopped_node() -> Result<Outcome> {
     curl.put("/c", "")?;
     let victim = format!("node-{}", system.addresses.nodes[1].0);
     let host = system.addresses.objects;
-    for (name, signal) in [
-        ("all well", None),
-        ("one of four stopped", Some(Signal::STOP)),
+    for (name, signal, requests) in [
+        ("all well", None, REQUESTS_BEFORE),
+        ("one of four stopped", Some(Signal::STOP), REQUESTS),
     ] {
         if let Some(signal) = signal {
             system.signal(&victim, signal)?;
+            std::thread::sleep(NOTICED_AFTER);
         }
-        let worked = all_work(host, &curl);
+        let begun = Instant::now();
+        let worked = all_work(host, &curl, requests);
+        let took = begun.elapsed();
         if worked.is_err() {
             system.signal(&victim, Signal::CONT)?;
         }
         let (times, refused) = worked?;
         let at = |share: usize| times[(times.len() - 1) * share / 1_000];
         println!(
-            "    {name}: {} requests, {} not served, p50 {:?}, p99 {:?}, p99.9 {:?}, longest {:?}",
+            "    {name}: {} requests in {took:?}, {} not served, p50 {:?}, p99 {:?}, p99.9 {:?}, longest {:?}",
             times.len(),
             refused.len(),
             at(500),
@@ -86,6 +101,8 @@ fn stopped_node() -> Result<Outcome> {
             system.signal(&victim, Signal::CONT)?;
         }
         ensure!(refused.len() * 1_000 <= times.len(), "{name}: {refused:?}");
+        // A limit that only a node that is waited for again and again can miss.
+        ensure!(took < SERVED_WITHIN, "{name}: {took:?}");
     }
     system.signal(&victim, Signal::CONT)?;
     let account = curl.url.rsplit('/').next().context("account")?;

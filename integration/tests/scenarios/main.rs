@@ -14,6 +14,7 @@ mod block;
 mod connection;
 mod container_sync;
 mod curl;
+mod disks;
 mod encryption;
 mod faults;
 mod functional;
@@ -21,6 +22,7 @@ mod grey;
 mod initiator;
 mod live_guest;
 mod needs;
+mod network;
 mod objctl;
 mod object;
 mod object_clients;
@@ -35,6 +37,7 @@ mod storm;
 mod target;
 mod tidy;
 mod uploads;
+mod writers;
 
 use anyhow::Result;
 use std::process::ExitCode;
@@ -77,6 +80,8 @@ fn main() -> ExitCode {
         functional::SCENARIOS,
         grey::SCENARIOS,
         storm::SCENARIOS,
+        network::SCENARIOS,
+        disks::SCENARIOS,
         ring::SCENARIOS,
     ]
     .concat();

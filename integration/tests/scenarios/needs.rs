@@ -37,6 +37,20 @@ pub(crate) fn loop_devices() -> Result<(), Outcome> {
         .ok_or_else(|| Outcome::Skipped("this kernel has no loop devices".to_owned()))
 }
 
+/// Network namespaces, and what wires and filters them.
+pub(crate) fn namespaces() -> Result<(), Outcome> {
+    if !rustix::process::geteuid().is_root() {
+        return Err(Outcome::Skipped("network namespaces need root".to_owned()));
+    }
+    tool("nft")?;
+    let ip = tool("ip")?;
+    let probe = onggi_common_host::run::Run::new(ip).args(["netns", "list"]);
+    let is_there = probe.output().is_ok() && Path::new("/proc/self/ns/net").exists();
+    is_there
+        .then_some(())
+        .ok_or_else(|| Outcome::Skipped("this kernel has no network namespaces".to_owned()))
+}
+
 /// FUSE, beside loop devices: what a local attachment is made of.
 pub(crate) fn local_attach() -> Result<(), Outcome> {
     loop_devices()?;

@@ -1,0 +1,269 @@
+//! Clients that know what their objects can be.
+//!
+//! Each client has its own names and knows for each what the object can be: an acknowledged request leaves one answer, one
+//! that was not acknowledged adds what it would have done, which may show at any time later. Afterwards every object is one
+//! of those, all its primaries hold it, and the listing is what the objects say.
+
+use crate::connection::{Answer, Connection};
+use crate::curl::Curl;
+use crate::object::copies;
+use anyhow::{Context as _, Result, ensure};
+use onggi_common_host::entropy::{Entropy as _, SystemEntropy};
+use onggi_integration::powercut::random::Random;
+use onggi_integration::system::System;
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+/// How many write at a time.
+const CLIENTS: usize = 6;
+/// Names of each client.
+const NAMES: usize = 12;
+/// How long a cluster may take to be whole again.
+const WHOLE_WITHIN: Duration = Duration::from_secs(90);
+/// One in so many PUTs goes to a file.
+const LARGE_ONE_IN: u64 = 3;
+const LARGE_BYTES: usize = 150_000;
+
+/// What an object can be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum State {
+    Absent,
+    Present { seed: u64, length: usize, note: u64 },
+}
+
+/// One name, and all that it can be.
+pub(crate) struct Name {
+    path: String,
+    states: Vec<State>,
+}
+
+pub(crate) fn content(seed: u64, length: usize) -> Vec<u8> {
+    let mut random = Random::new(seed);
+    let mut bytes = Vec::with_capacity(length + 8);
+    while bytes.len() < length {
+        bytes.extend_from_slice(&random.bits().to_le_bytes());
+    }
+    bytes.truncate(length);
+    bytes
+}
+
+fn state_of(answer: &Answer, expected: &[State]) -> Option<State> {
+    if answer.status == 404 {
+        return Some(State::Absent);
+    }
+    let note: u64 = answer.header("x-object-meta-note")?.parse().ok()?;
+    expected
+        .iter()
+        .find(|state| match state {
+            State::Absent => false,
+            State::Present {
+                seed,
+                length,
+                note: expected,
+            } => *expected == note && answer.body == content(*seed, *length),
+        })
+        .cloned()
+}
+
+/// One client: its names, and how many of its requests were acknowledged and refused.
+pub(crate) struct Client<'a> {
+    host: SocketAddr,
+    curl: &'a Curl,
+    pub(crate) connection: Connection,
+    random: Random,
+    pub(crate) names: Vec<Name>,
+    pub(crate) acknowledged: usize,
+    pub(crate) refused: usize,
+}
+
+impl<'a> Client<'a> {
+    pub(crate) fn new(host: SocketAddr, curl: &'a Curl, number: usize, seed: u64) -> Result<Self> {
+        let names = (0..NAMES).map(|name| Name {
+            path: format!("/c/client{number}-{name}"),
+            states: vec![State::Absent],
+        });
+        Ok(Self {
+            host,
+            curl,
+            connection: Connection::open(host, curl)?,
+            random: Random::new(seed),
+            names: names.collect(),
+            acknowledged: 0,
+            refused: 0,
+        })
+    }
+
+    fn send(&mut self, method: &str, path: &str, note: u64, body: &[u8]) -> Option<u16> {
+        let note = note.to_string();
+        let headers = [("X-Object-Meta-Note", note.as_str())];
+        let headers: &[(&str, &str)] = if method == "DELETE" { &[] } else { &headers };
+        match self.connection.request(method, path, headers, body) {
+            Ok(answer) => Some(answer.status),
+            Err(_broken) => {
+                self.connection = Connection::open(self.host, self.curl).ok()?;
+                None
+            }
+        }
+    }
+
+    /// One request, and what it makes of the name.
+    fn step(&mut self) -> Result<()> {
+        let index = usize::try_from(self.random.bits() % NAMES as u64)?;
+        let path = self.names[index].path.clone();
+        let before = self.names[index].states.clone();
+        let note = self.random.bits() >> 1;
+        let kind = self.random.bits() % 4;
+        let (status, mut after) = match kind {
+            0 | 1 => {
+                let is_large = self.random.bits().is_multiple_of(LARGE_ONE_IN);
+                let length = if is_large { LARGE_BYTES } else { 2_000 };
+                let seed = self.random.bits();
+                let status = self.send("PUT", &path, note, &content(seed, length));
+                (status, vec![State::Present { seed, length, note }])
+            }
+            2 => (self.send("DELETE", &path, 0, b""), vec![State::Absent]),
+            _ => {
+                let noted = before.iter().map(|state| match state {
+                    State::Absent => State::Absent,
+                    State::Present { seed, length, .. } => State::Present {
+                        seed: *seed,
+                        length: *length,
+                        note,
+                    },
+                });
+                let noted = noted.collect();
+                (self.send("POST", &path, note, b""), noted)
+            }
+        };
+        let is_acknowledged = match (kind, status) {
+            (_, Some(201 | 202 | 204)) | (2, Some(404)) => true,
+            // A POST that too few nodes can serve may be kept by those that can.
+            (3, Some(404)) => false,
+            (_, Some(503) | None) => false,
+            (_, Some(status)) => anyhow::bail!("{path}: {status} to request {kind}"),
+        };
+        self.acknowledged += usize::from(is_acknowledged);
+        self.refused += usize::from(!is_acknowledged && status != Some(404));
+        if !is_acknowledged {
+            after.extend(before);
+        }
+        self.names[index].states = after;
+        Ok(())
+    }
+}
+
+/// So many clients of a system, and the seed they and their troubles follow from.
+pub(crate) fn clients<'a>(system: &System, curl: &'a Curl) -> Result<(Vec<Client<'a>>, u64)> {
+    let mut seed = [0; 8];
+    SystemEntropy.fill(&mut seed);
+    let seed = u64::from_le_bytes(seed);
+    println!("    seed {seed}");
+    let host = system.addresses.objects;
+    let clients = (0..CLIENTS).map(|number| Client::new(host, curl, number, seed ^ number as u64));
+    Ok((clients.collect::<Result<_>>()?, seed))
+}
+
+/// Lets clients write for some time while there is trouble, which ends when it is told to. Returns what that says.
+pub(crate) fn write_during<T: Send>(
+    clients: &mut [Client<'_>],
+    time: Duration,
+    trouble: impl FnOnce(&AtomicBool) -> Result<T> + Send,
+) -> Result<T> {
+    let is_over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let (over, until) = (&is_over, Instant::now() + time);
+        let trouble = scope.spawn(move || trouble(over));
+        let workers: Vec<_> = clients
+            .iter_mut()
+            .map(|client| {
+                scope.spawn(move || -> Result<()> {
+                    while Instant::now() < until {
+                        client.step()?;
+                    }
+                    Ok(())
+                })
+            })
+            .collect();
+        let ended: Vec<_> = workers.into_iter().map(|worker| worker.join()).collect();
+        is_over.store(true, Ordering::Relaxed);
+        let broke = |_panic| anyhow::anyhow!("a thread broke");
+        for worker in ended {
+            worker.map_err(broke)??;
+        }
+        trouble.join().map_err(broke)?
+    })
+}
+
+/// How many requests were acknowledged, and how many were not.
+pub(crate) fn counts(clients: &[Client<'_>]) -> (usize, usize) {
+    let acknowledged = clients.iter().map(|client| client.acknowledged).sum();
+    let refused = clients.iter().map(|client| client.refused).sum();
+    (acknowledged, refused)
+}
+
+/// Every object is what it can be, and the listing says the same. What is not so yet, if anything.
+pub(crate) fn judge(clients: &mut [Client<'_>]) -> Result<Option<String>> {
+    let mut there = BTreeSet::new();
+    for client in clients.iter_mut() {
+        for index in 0..NAMES {
+            let (path, states) = {
+                let name = &client.names[index];
+                (name.path.clone(), name.states.clone())
+            };
+            let answer = client.connection.request("GET", &path, &[], b"")?;
+            if answer.status == 503 {
+                return Ok(Some(format!("{path}: 503")));
+            }
+            // What only stand-ins have acknowledged shows when they have brought it home.
+            let Some(state) = state_of(&answer, &states).filter(|state| states.contains(state))
+            else {
+                return Ok(Some(format!(
+                    "{path} is {} with {:?} and {} bytes, which none of {states:?} is",
+                    answer.status,
+                    answer.header("x-object-meta-note"),
+                    answer.body.len()
+                )));
+            };
+            if state != State::Absent {
+                there.insert(path.trim_start_matches("/c/").to_owned());
+            }
+        }
+    }
+    let listing = clients[0].connection.request("GET", "/c", &[], b"")?;
+    let listed: BTreeSet<String> = String::from_utf8(listing.body)?
+        .lines()
+        .map(str::to_owned)
+        .collect();
+    Ok((listed != there).then(|| {
+        let differ: Vec<_> = listed.symmetric_difference(&there).collect();
+        format!("listing and objects differ in {differ:?}")
+    }))
+}
+
+/// Waits until the cluster is whole: objects, listing, and all copies of some names.
+pub(crate) fn await_whole(system: &System, clients: &mut [Client<'_>]) -> Result<Duration> {
+    let begun = Instant::now();
+    let account = clients[0].curl.url.rsplit('/').next().context("account")?;
+    loop {
+        let mut lack = judge(clients)?;
+        let present = clients.iter().flat_map(|client| &client.names);
+        let present = present.filter(|name| !name.states.contains(&State::Absent));
+        for name in present.step_by(5) {
+            let (held, all) = copies(system, &format!("{account}{}", name.path))?;
+            if held != all {
+                lack = Some(format!("{} has {held} of {all} copies", name.path));
+                break;
+            }
+        }
+        let Some(lack) = lack else {
+            return Ok(begun.elapsed());
+        };
+        ensure!(
+            begun.elapsed() < WHOLE_WITHIN,
+            "after {WHOLE_WITHIN:?}: {lack}"
+        );
+        std::thread::sleep(Duration::from_millis(300));
+    }
+}
