@@ -275,7 +275,7 @@ impl System {
         let Addresses { objects, nodes, .. } = &self.addresses;
         writeln!(
             text,
-            "[object]\nlisten = \"{objects}\"\nreplicas = {}\npart_power = 8\nexpiry_delay_seconds = 1",
+            "[object]\nlisten = \"{objects}\"\nreplicas = {}\npart_power = 8\nexpiry_delay_seconds = 1\naudit_interval_seconds = 5",
             object.replicas
         )?;
         if let Some(domain) = object.storage_domain {

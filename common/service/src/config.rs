@@ -164,6 +164,12 @@ pub struct Object {
     /// How many whole days the trace of a deletion stays at least.
     #[serde(default = "default_reclaim_age_days")]
     pub reclaim_age_days: NonZeroU16,
+    /// How much of each device is read again in a second to find damage; 0 for nothing.
+    #[serde(default = "default_audit_rate")]
+    pub audit_rate: ByteCount,
+    /// The pause between two such readings of everything.
+    #[serde(default = "default_audit_interval_seconds")]
+    pub audit_interval_seconds: u32,
     /// Hosts below this domain name accounts and containers: `container.account.example.com`.
     pub storage_domain: Option<String>,
     /// What the front door refuses, slows down or tells by itself.
@@ -265,6 +271,12 @@ const fn default_reclaim_age_days() -> NonZeroU16 {
         Some(week) => week,
         None => NonZeroU16::MIN,
     }
+}
+const fn default_audit_rate() -> ByteCount {
+    ByteCount::from_mib(10)
+}
+const fn default_audit_interval_seconds() -> u32 {
+    60
 }
 const fn default_node_zone() -> u32 {
     1

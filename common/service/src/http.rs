@@ -2,8 +2,10 @@
 //!
 //! A service implements [`Handler`]; [`serve`] gives it requests until the drain begins. Every limit has a name here.
 
+mod chunks;
 mod lenient_target;
 mod malformed_target;
+mod strict_head;
 
 use crate::Drain;
 use bytes::Bytes;
@@ -478,6 +480,14 @@ mod tests {
                 .to_owned(),
             "PUT / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\nfffffffffffffffff\r\n"
                 .to_owned(),
+            "PUT / HTTP/1.1\r\nhost: x\r\ncontent-length: 3\r\ncontent-length: 3\r\n\r\njar"
+                .to_owned(),
+            "PUT / HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n"
+                .to_owned(),
+            "PUT / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\ncontent-length: 5\r\n\r\n0\r\n\r\n"
+                .to_owned(),
+            "GET / HTTP/1.1\nhost: x\n\n".to_owned(),
+            "GET / HTTP/1.1\r\nhost: x\r\na: b\r\n c\r\n\r\n".to_owned(),
             format!(
                 "GET / HTTP/1.1\r\nhost: x\r\n{}\r\n",
                 "a: b\r\n".repeat(201)

@@ -5,6 +5,7 @@ use crate::supervise;
 use anyhow::{Context as _, Result};
 use core::time::Duration;
 use onggi_common_service::Config;
+use onggi_object_node::progress::{DeviceState, DeviceStatus, NodeStatus, STATUS_PATH};
 use serde::Serialize;
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
@@ -14,6 +15,9 @@ use std::time::Instant;
 /// How long one process may take to answer.
 const ANSWER_TIME_MAX: Duration = Duration::from_secs(2);
 
+/// The longest answer of a node about its devices.
+const STATUS_BYTES_MAX: u64 = 4 << 20;
+
 /// One process, as `--json` shows it.
 #[derive(Debug, Serialize)]
 struct Line {
@@ -22,6 +26,9 @@ struct Line {
     addresses: Vec<SocketAddr>,
     state: &'static str,
     detail: String,
+    /// The devices of a storage node.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    devices: Vec<DeviceStatus>,
 }
 
 /// Parses `30s`, `2m` or a bare number of seconds.
@@ -68,6 +75,9 @@ pub(crate) fn show(config: &Config, wait: Option<Duration>, json: bool) -> Resul
                 line.state,
                 addresses.join(" ")
             );
+            for device in &line.devices {
+                println!("  {}", of_device(device));
+            }
         }
     }
     let healthy = !lines.is_empty() && lines.iter().all(|line| line.state == "up");
@@ -96,7 +106,12 @@ fn look(config: &Config) -> Vec<Line> {
                 .map(|address| ask(*address))
                 .chain(plain.iter().map(|address| reach(*address)));
             let failure = checked.filter_map(Result::err).next();
+            let node = role.name.strip_prefix("node-");
+            let node = node.and_then(|address| address.parse().ok());
+            // A node that does not say is shown without its devices.
+            let told = node.filter(|_| failure.is_none()).map(tell);
             Line {
+                devices: told.and_then(Result::ok).unwrap_or_default(),
                 pid: pid_of(&role.name),
                 addresses: http.into_iter().chain(plain).collect(),
                 state: if failure.is_none() { "up" } else { "down" },
@@ -161,6 +176,63 @@ fn ask(address: SocketAddr) -> Result<()> {
         "{address} is not healthy"
     );
     Ok(())
+}
+
+/// What a storage node tells of its devices.
+fn tell(address: SocketAddr) -> Result<Vec<DeviceStatus>> {
+    let mut stream = TcpStream::connect_timeout(&address, ANSWER_TIME_MAX)?;
+    stream.set_read_timeout(Some(ANSWER_TIME_MAX))?;
+    let request =
+        format!("GET {STATUS_PATH} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes())?;
+    let mut answer = String::new();
+    stream.take(STATUS_BYTES_MAX).read_to_string(&mut answer)?;
+    let (_, body) = answer
+        .split_once("\r\n\r\n")
+        .context("the answer has no body")?;
+    let status: NodeStatus = serde_json::from_str(body)?;
+    Ok(status.devices)
+}
+
+/// One line about a device.
+fn of_device(device: &DeviceStatus) -> String {
+    let state = match device.state {
+        DeviceState::Serving => "serving",
+        DeviceState::Rejoining => "rejoining",
+        DeviceState::OutOfService => "out of service",
+    };
+    let mut text = format!("{:<22} {state}", device.name);
+    if let Some(reason) = &device.reason {
+        text += &format!(": {reason}");
+    }
+    let free = device.bytes_free.saturating_mul(100);
+    if let Some(free) = free.checked_div(device.bytes_total) {
+        text += &format!(", {free}% free");
+    }
+    let replication = &device.replication;
+    if replication.left_millis > 0 {
+        text += &format!(
+            ", replicating {} of {} partitions, {} s left",
+            replication.steps_done,
+            replication.steps,
+            replication.left_millis.div_ceil(1_000)
+        );
+    } else if replication.passes > 0 {
+        text += &format!(
+            ", replicated {} times, last in {} ms",
+            replication.passes, replication.last_millis
+        );
+    }
+    for (count, what) in [
+        (device.untold, "updates wait"),
+        (device.unexpired, "expired objects wait"),
+        (device.audited_damaged, "bodies were damaged"),
+    ] {
+        if count > 0 {
+            text += &format!(", {count} {what}");
+        }
+    }
+    text
 }
 
 #[cfg(test)]

@@ -7,10 +7,14 @@
     reason = "a test runner speaks on standard output"
 )]
 
+mod bad_clients;
+mod bad_input;
+mod bad_words;
 mod block;
 mod connection;
 mod container_sync;
 mod curl;
+mod disks;
 mod encryption;
 mod faults;
 mod functional;
@@ -22,6 +26,7 @@ mod network;
 mod objctl;
 mod object;
 mod object_clients;
+mod object_letter;
 mod object_life;
 mod object_races;
 mod powercut;
@@ -54,11 +59,15 @@ fn main() -> ExitCode {
     let scenarios: Vec<Scenario> = [
         tidy::SCENARIOS,
         object::SCENARIOS,
+        bad_input::SCENARIOS,
+        bad_words::SCENARIOS,
+        bad_clients::SCENARIOS,
         uploads::SCENARIOS,
         encryption::SCENARIOS,
         container_sync::SCENARIOS,
         objctl::SCENARIOS,
         object_clients::SCENARIOS,
+        object_letter::SCENARIOS,
         object_life::SCENARIOS,
         object_races::SCENARIOS,
         block::SCENARIOS,
@@ -72,6 +81,7 @@ fn main() -> ExitCode {
         grey::SCENARIOS,
         storm::SCENARIOS,
         network::SCENARIOS,
+        disks::SCENARIOS,
         ring::SCENARIOS,
     ]
     .concat();

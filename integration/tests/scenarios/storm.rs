@@ -1,4 +1,5 @@
-//! Storms over a real cluster: eight nodes with two devices each are killed while clients write, and one is wiped.
+//! Storms over a real cluster: eight nodes with two devices each are killed while clients write, and one is wiped; a node is
+//! added while clients write.
 
 use crate::connection::Connection;
 use crate::curl::Curl;
@@ -7,26 +8,33 @@ use crate::writers;
 use crate::{Outcome, Scenario};
 use anyhow::{Context as _, Result, ensure};
 use onggi_common_host::durable::{self, Visibility};
+use onggi_common_host::run::{Run, RunError};
 use onggi_integration::powercut::random::Random;
-use onggi_integration::system::{ObjectOptions, Options, System, User};
+use onggi_integration::system::{ObjectOptions, Options, System, User, program};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-pub(crate) const SCENARIOS: &[Scenario] = &[(
-    "storm::killed_and_wiped_nodes_cost_no_acknowledged_write",
-    killed_and_wiped,
-)];
+pub(crate) const SCENARIOS: &[Scenario] = &[
+    (
+        "storm::killed_and_wiped_nodes_cost_no_acknowledged_write",
+        killed_and_wiped,
+    ),
+    (
+        "storm::a_node_added_under_load_gets_its_share",
+        added_under_load,
+    ),
+];
 
 const NODES: usize = 8;
 /// How long nodes are killed, and how long apart.
 const STORM: Duration = Duration::from_secs(12);
 const KILL_EVERY: Duration = Duration::from_millis(350);
 
-fn cluster() -> Result<System> {
+fn cluster(nodes: usize) -> Result<System> {
     System::start(Options {
         object: Some(ObjectOptions {
-            nodes: NODES,
-            devices: NODES * 2,
+            nodes,
+            devices: nodes * 2,
             replicas: 3,
             port: 0,
             storage_domain: None,
@@ -101,7 +109,7 @@ fn flip_bits(system: &System, index: usize) -> Result<usize> {
 }
 
 fn killed_and_wiped() -> Result<Outcome> {
-    let mut system = cluster()?;
+    let mut system = cluster(NODES)?;
     let curl = Curl::login(&system, LOGIN)?;
     curl.put("/c", "")?;
     let host = system.addresses.objects;
@@ -126,5 +134,71 @@ fn killed_and_wiped() -> Result<Outcome> {
     }
     let whole = writers::await_whole(&system, &mut clients)?;
     println!("    a node wiped, {flipped} bodies of another damaged: whole after {whole:?}");
+    Ok(Outcome::Passed)
+}
+
+/// Changes the builders of all rings and writes the rings anew.
+fn change_rings(system: &System, verbs: &[&[&str]]) -> Result<()> {
+    for ring in ["account", "container", "object"] {
+        let builder = system
+            .state
+            .join("object/rings")
+            .join(format!("{ring}.builder"));
+        let builder = builder.to_str().context("path")?;
+        for verb in verbs.iter().chain(&[&["rebalance"][..]]) {
+            let run = Run::new(program("onggid")?).args(["ring", builder]);
+            match run.args(*verb).output() {
+                // 1 is a warning.
+                Ok(_) | Err(RunError::Failed { code: Some(1), .. }) => {}
+                Err(error) => return Err(error).with_context(|| format!("{ring}: {verb:?}")),
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Partitions that a device is primary of, by the builder.
+fn partitions(system: &System, device: &str) -> Result<u64> {
+    let builder = system.state.join("object/rings/object.builder");
+    let run = Run::new(program("onggid")?).arg("ring").arg(builder);
+    let text = String::from_utf8(run.output()?.stdout)?;
+    // Name, weight, partitions.
+    let mut words = text.split_whitespace();
+    let word = words.by_ref().skip_while(|word| *word != device).nth(2);
+    let word = word.with_context(|| format!("{device} is not in {text}"))?;
+    word.parse().with_context(|| format!("{word} in {text}"))
+}
+
+fn added_under_load() -> Result<Outcome> {
+    const NODES: usize = 5;
+    let system = cluster(NODES)?;
+    let (address, devices) = system.addresses.nodes[NODES - 1].clone();
+    let removed: Vec<String> = devices.iter().map(|name| format!("/{name}")).collect();
+    let removed: Vec<[&str; 2]> = removed.iter().map(|name| ["remove", name]).collect();
+    let removed: Vec<&[&str]> = removed.iter().map(<[&str; 2]>::as_slice).collect();
+    change_rings(&system, &removed)?;
+    let curl = Curl::login(&system, LOGIN)?;
+    curl.put("/c", "")?;
+    let (mut clients, _) = writers::clients(&system, &curl)?;
+    let names: Vec<String> = devices
+        .iter()
+        .map(|name| format!("r1z{NODES}-{address}/{name}"))
+        .collect();
+    writers::write_during(&mut clients, STORM, |_| {
+        std::thread::sleep(STORM / 3);
+        let mut verbs = vec![vec!["pretend_min_part_hours_passed"]];
+        verbs.extend(names.iter().map(|name| vec!["add", name.as_str(), "100"]));
+        let verbs: Vec<&[&str]> = verbs.iter().map(Vec::as_slice).collect();
+        change_rings(&system, &verbs)
+    })?;
+    let whole = writers::await_whole(&system, &mut clients)?;
+    let (acknowledged, refused) = writers::counts(&clients);
+    let share = partitions(&system, &devices[0])?;
+    println!(
+        "    {acknowledged} requests acknowledged, {refused} not; {} has {share} partitions; whole after {whole:?}",
+        devices[0]
+    );
+    ensure!(share > 0 && acknowledged > 100, "nothing was moved");
+    ensure!(refused == 0, "a ring that changes is no reason to refuse");
     Ok(Outcome::Passed)
 }

@@ -39,7 +39,7 @@ pub(crate) struct Name {
     states: Vec<State>,
 }
 
-fn content(seed: u64, length: usize) -> Vec<u8> {
+pub(crate) fn content(seed: u64, length: usize) -> Vec<u8> {
     let mut random = Random::new(seed);
     let mut bytes = Vec::with_capacity(length + 8);
     while bytes.len() < length {
@@ -204,7 +204,7 @@ pub(crate) fn counts(clients: &[Client<'_>]) -> (usize, usize) {
 }
 
 /// Every object is what it can be, and the listing says the same. What is not so yet, if anything.
-fn judge(clients: &mut [Client<'_>]) -> Result<Option<String>> {
+pub(crate) fn judge(clients: &mut [Client<'_>]) -> Result<Option<String>> {
     let mut there = BTreeSet::new();
     for client in clients.iter_mut() {
         for index in 0..NAMES {

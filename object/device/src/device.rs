@@ -119,6 +119,14 @@ impl Device {
         &self.directory
     }
 
+    /// The size of the file system it is on, and what is free of it.
+    ///
+    /// # Errors
+    /// When the machine does not say.
+    pub fn usage(&self) -> Result<(ByteCount, ByteCount), DeviceError> {
+        crate::space::usage(&self.directory)
+    }
+
     /// The digests of a scope by units of so many hash bits (at most the slot bits). Units without rows are left out.
     #[must_use]
     pub fn digests(&self, scope: Scope, bits: u32) -> BTreeMap<u32, Sum> {

@@ -158,6 +158,26 @@ impl DeviceError {
             | Self::BodyMissing { .. } => false,
         }
     }
+
+    /// Whether the disk or the store on it failed: an I/O error, a damaged store. Damage of one object is not that.
+    #[must_use]
+    pub fn is_of_the_machine(&self) -> bool {
+        match self {
+            Self::Io { source, .. } => !self.is_full() && source.kind() != io::ErrorKind::NotFound,
+            Self::Store(error) => {
+                matches!(
+                    error,
+                    StoreError::Machine { .. } | StoreError::Damaged { .. }
+                )
+            }
+            Self::InGroup(error) => error.is_of_the_machine(),
+            Self::Full { .. }
+            | Self::Row(_)
+            | Self::Codec(_)
+            | Self::Damaged { .. }
+            | Self::BodyMissing { .. } => false,
+        }
+    }
 }
 
 pub(crate) fn io_at(

@@ -17,7 +17,8 @@ pub(crate) struct Space {
     reserve: ByteCount,
 }
 
-fn usage(path: &Path) -> Result<(ByteCount, ByteCount), DeviceError> {
+/// The size of the file system a path is on, and what is free of it.
+pub(crate) fn usage(path: &Path) -> Result<(ByteCount, ByteCount), DeviceError> {
     let told = rustix::fs::statvfs(path);
     let told = told.map_err(|errno| io_at("asking for the free space of", path)(errno.into()))?;
     let total = told.f_blocks.saturating_mul(told.f_frsize);

@@ -108,7 +108,9 @@ impl AccessControl {
     /// Whether a reader without a name in the list may read objects, by where the request comes from.
     #[must_use]
     pub fn admits_referrer(&self, visitor: &Visitor<'_>) -> bool {
+        // Names of hosts know no case, and may end with a dot.
         let host = visitor.referrer_host.unwrap_or("unknown");
+        let host = host.trim_end_matches('.').to_ascii_lowercase();
         let mut allowed = false;
         // The last matching element decides.
         for entry in &self.referrers {
@@ -218,8 +220,28 @@ fn parse_referrer(text: &str) -> Result<Referrer, AclError> {
     }
     Ok(Referrer {
         allows,
-        host: host.to_owned(),
+        host: host.to_ascii_lowercase(),
     })
+}
+
+/// A list that was read without error, written as Swift writes it: every designation of referrers in one way.
+#[must_use]
+pub fn cleaned(text: &str) -> String {
+    let items = text.split(',').map(str::trim);
+    let items = items.filter(|item| !item.is_empty()).map(|item| {
+        let Some(host) = referrer(item) else {
+            return item.to_owned();
+        };
+        let (sign, host) = host
+            .strip_prefix('-')
+            .map_or(("", host), |host| ("-", host.trim()));
+        let host = host
+            .strip_prefix('*')
+            .filter(|rest| !rest.is_empty())
+            .unwrap_or(host);
+        format!(".r:{sign}{host}")
+    });
+    items.collect::<Vec<_>>().join(",")
 }
 
 #[cfg(test)]
@@ -249,6 +271,45 @@ mod tests {
         assert!(acl.admits_referrer(&from("ok.example")));
         assert!(!acl.admits_referrer(&from("x.bad.example")));
         assert!(acl.admits_referrer(&from("good.bad.example")));
+    }
+
+    #[test]
+    fn hosts_of_referrers_know_no_case() {
+        let acl = AccessControl::parse_read(".r:*,.r:-Bad.example,.r:-.worse.example").unwrap();
+        let admits = |host| {
+            acl.admits_referrer(&Visitor {
+                referrer_host: Some(host),
+                ..NOBODY
+            })
+        };
+        assert!(admits("GOOD.example"));
+        for bad in [
+            "bad.example",
+            "BAD.EXAMPLE",
+            "bad.example.",
+            "x.Worse.Example",
+        ] {
+            assert!(!admits(bad), "{bad}");
+        }
+    }
+
+    #[test]
+    fn lists_are_kept_as_swift_writes_them() {
+        for (said, kept) in [
+            (" .ref:a.b , .r:-c.d,test2 ", ".r:a.b,.r:-c.d,test2"),
+            (
+                ".referrer: - *.Bad.example,.rlistings,,a:b",
+                ".r:-.Bad.example,.rlistings,a:b",
+            ),
+            (".r:*", ".r:*"),
+            (".r:-*", ".r:-*"),
+        ] {
+            assert_eq!(cleaned(said), kept);
+            assert_eq!(
+                AccessControl::parse_read(said),
+                AccessControl::parse_read(kept)
+            );
+        }
     }
 
     #[test]

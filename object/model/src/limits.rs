@@ -14,6 +14,9 @@ pub const META_NAME_BYTES_MAX: usize = 128;
 pub const META_VALUE_BYTES_MAX: usize = 256;
 /// Bytes of all user metadata names and values together.
 pub const META_OVERALL_BYTES_MAX: usize = 4096;
+/// Removed user metadata items that an account or container remembers, so that the removals win over replicas that have not
+/// heard of them.
+pub const META_REMOVED_MAX: usize = 200;
 /// Bytes of any header value.
 pub const HEADER_VALUE_BYTES_MAX: usize = 8192;
 /// Bytes of one object: 5 GiB and two, as Swift's default has it.

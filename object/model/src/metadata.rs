@@ -5,7 +5,7 @@
 
 use crate::limits::{
     HEADER_VALUE_BYTES_MAX, META_COUNT_MAX, META_NAME_BYTES_MAX, META_OVERALL_BYTES_MAX,
-    META_VALUE_BYTES_MAX,
+    META_REMOVED_MAX, META_VALUE_BYTES_MAX,
 };
 use onggi_common_units::Timestamp;
 use std::borrow::Cow;
@@ -365,6 +365,9 @@ impl StampedMetadata {
     }
 
     /// Takes each item of `other` that is newer than ours, or ours is missing.
+    ///
+    /// Removed user items are remembered up to [`META_REMOVED_MAX`] of them, the newest ones, so that what is kept does not
+    /// grow with what is removed. A replica that sleeps through so many may bring an older item back.
     pub fn merge(&mut self, other: &Self) {
         for (name, theirs) in &other.0 {
             match self.0.get_mut(name) {
@@ -375,6 +378,31 @@ impl StampedMetadata {
                     self.0.insert(name.clone(), theirs.clone());
                 }
             }
+        }
+        self.forget_oldest_removals();
+    }
+
+    /// Forgets the oldest removals of user items beyond [`META_REMOVED_MAX`]. Those of ACLs, and of whatever the system keeps,
+    /// stay: their names are few.
+    fn forget_oldest_removals(&mut self) {
+        if self.0.len() <= META_REMOVED_MAX {
+            return;
+        }
+        let is_user = |name: &str| {
+            let kinds = [MetadataKind::Account, MetadataKind::Container];
+            kinds.iter().any(|kind| name.starts_with(kind.prefix()))
+        };
+        let removed = self.0.iter();
+        let mut removed: Vec<(Timestamp, String)> = removed
+            .filter(|(name, item)| item.value.is_empty() && is_user(name))
+            .map(|(name, item)| (item.timestamp, name.clone()))
+            .collect();
+        let Some(excess) = removed.len().checked_sub(META_REMOVED_MAX) else {
+            return;
+        };
+        removed.sort_unstable();
+        for (_, name) in removed.into_iter().take(excess) {
+            self.0.remove(&name);
         }
     }
 

@@ -123,7 +123,7 @@ impl Sender {
     /// One pass over the containers of all devices.
     pub(crate) async fn pass(self: &Arc<Self>) {
         let mut tasks = JoinSet::new();
-        for disk in self.node.disks.iter() {
+        for disk in self.node.disks.serving() {
             let mut after = None;
             loop {
                 let from = after;

@@ -2,6 +2,7 @@
 
 use crate::machine::{Calls, Machine, Off};
 use crate::options::Options;
+use crate::progress::Progress;
 use core::sync::atomic::{AtomicBool, Ordering};
 use core::time::Duration;
 use onggi_common_units::UtcTime;
@@ -35,6 +36,7 @@ pub(crate) struct Disk {
     /// Whether it was away so long that it may hold what was deleted and reclaimed: it is not read from until it has been
     /// compared with its peers.
     is_rejoining: Arc<AtomicBool>,
+    progress: Arc<Progress>,
 }
 
 /// Changes that wait for a device. While one group is written the next one gathers.
@@ -197,6 +199,11 @@ impl DiskError {
     pub(crate) fn is_full(&self) -> bool {
         matches!(self, Self::Device(error) if error.is_full())
     }
+
+    /// Whether the device's machinery is what failed, not one object or the space.
+    pub(crate) fn is_of_the_machine(&self) -> bool {
+        matches!(self, Self::Device(error) if error.is_of_the_machine())
+    }
 }
 
 impl Disk {
@@ -211,14 +218,25 @@ impl Disk {
         let device = Arc::clone(&self.device);
         if let Calls::InPlace(gate) = &self.calls {
             gate.pass().await.ok().ok_or(DiskError::CutOff)?;
-            return Ok(act(&device)?);
+            return self.judged(act(&device));
         }
         let called = tokio::task::spawn_blocking(move || {
             let outcome = act(&device);
             drop(slot);
             outcome
         });
-        Ok(called.await.ok().ok_or(DiskError::CutOff)??)
+        self.judged(called.await.ok().ok_or(DiskError::CutOff)?)
+    }
+
+    /// Counts failures of the device, and takes it out of service when they are too many.
+    fn judged<T>(&self, outcome: Result<T, DeviceError>) -> Result<T, DiskError> {
+        outcome.map_err(|error| {
+            let error = DiskError::from(error);
+            if self.progress.on_error(&error) {
+                tracing::error!(device = %self.name, %error, "the device fails: it is out of service until it can be written again");
+            }
+            error
+        })
     }
 
     /// Makes a change, written together with all others that wait for the device.
@@ -232,7 +250,25 @@ impl Disk {
             let (device, calls) = (Arc::downgrade(&self.device), self.calls.clone());
             tokio::spawn(commit_waiting(commits, device, calls));
         }
-        Ok(answered.await.ok().ok_or(DiskError::CutOff)??)
+        self.judged(answered.await.ok().ok_or(DiskError::CutOff)?)
+    }
+
+    /// Writes down that the device is alive, which proves that it can be written: then it is in service again.
+    pub(crate) async fn mark_alive(&self, now: UtcTime) {
+        match self.call(move |device| device.mark_alive(now)).await {
+            Ok(()) if self.progress.on_proof() => {
+                tracing::info!(device = %self.name, "the device can be written: it is in service again");
+            }
+            Ok(()) => {}
+            Err(error) => {
+                tracing::warn!(device = %self.name, %error, "a device cannot be marked alive");
+            }
+        }
+    }
+
+    /// What has been done with it.
+    pub(crate) fn progress(&self) -> &Progress {
+        &self.progress
     }
 
     /// A container was told: its pending row goes with one of the next changes. If it stays, the container is told again.
@@ -283,7 +319,11 @@ fn was_away(device: &Device, options: &Options, now: UtcTime) -> bool {
 
 /// The devices that are there.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Disks(BTreeMap<DeviceName, Disk>);
+pub(crate) struct Disks {
+    open: BTreeMap<DeviceName, Disk>,
+    /// Those that could not be opened, and why.
+    closed: BTreeMap<DeviceName, String>,
+}
 
 impl Disks {
     /// Opens the devices. One that cannot be opened is left out, with its reason: the node lives on.
@@ -314,24 +354,41 @@ impl Disks {
                         commits: Arc::new(Commits::default()),
                         calls: machine.calls.clone(),
                         is_rejoining: Arc::new(AtomicBool::new(is_rejoining)),
+                        progress: Arc::new(Progress::default()),
                     };
                     disks.insert(name.clone(), disk);
                 }
                 Err(error) => failed.push((name.clone(), error)),
             }
         }
-        (Self(disks), failed)
+        let closed = failed.iter();
+        let closed = closed.map(|(name, error)| (name.clone(), error.to_string()));
+        let disks = Self {
+            open: disks,
+            closed: closed.collect(),
+        };
+        (disks, failed)
     }
 
+    /// A device that is in service.
     pub(crate) fn get(&self, name: &str) -> Option<&Disk> {
-        self.0.get(name)
+        self.open.get(name).filter(|disk| !disk.progress.is_out())
     }
 
+    /// All that are open, also those that fail.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Disk> {
-        self.0.values()
+        self.open.values()
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+    /// Those in service.
+    pub(crate) fn serving(&self) -> impl Iterator<Item = &Disk> {
+        self.iter().filter(|disk| !disk.progress.is_out())
+    }
+
+    /// Those that could not be opened, and why.
+    pub(crate) fn closed(&self) -> impl Iterator<Item = (&DeviceName, &str)> {
+        self.closed
+            .iter()
+            .map(|(name, reason)| (name, reason.as_str()))
     }
 }

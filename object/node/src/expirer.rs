@@ -10,6 +10,7 @@ use crate::disks::{Disk, DiskError};
 use crate::push::Peer;
 use crate::rings::{Rings, place};
 use crate::server::Node;
+use core::sync::atomic::Ordering;
 use core::time::Duration;
 use onggi_common_service::Drain;
 use onggi_object_device::{Due, ObjectKey};
@@ -58,7 +59,7 @@ impl Node {
     /// Deletes what is due on all devices, once; how many objects.
     pub async fn expire_once(&self, delay: Duration) -> u64 {
         let mut expired = 0;
-        for disk in self.disks.iter() {
+        for disk in self.disks.serving() {
             match self.expire_disk(disk, delay).await {
                 Ok(0) => {}
                 Ok(count) => {
@@ -77,17 +78,23 @@ impl Node {
         let now = self.clock.now().seconds();
         let second = now.saturating_sub(delay.as_secs());
         let mut after: Option<(u64, ObjectKey)> = None;
-        let mut expired = 0;
+        let (mut expired, mut due) = (0, 0);
+        let progress = disk.progress();
         loop {
             let from = after;
             let page = disk
                 .call(move |device| device.due(second, from, DUE_MAX))
                 .await?;
             let Some(last) = page.last() else {
+                let waiting = due - expired.min(due);
+                progress.unexpired.store(waiting, Ordering::Relaxed);
                 return Ok(expired);
             };
             after = Some((last.delete_at, last.key));
-            expired += self.expire_page(disk, page).await?;
+            due += u64::try_from(page.len()).unwrap_or(u64::MAX);
+            let count = self.expire_page(disk, page).await?;
+            progress.expired.fetch_add(count, Ordering::Relaxed);
+            expired += count;
         }
     }
 

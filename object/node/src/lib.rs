@@ -4,7 +4,7 @@
 //! nobody else ([`server`]). Beside it run the [`updater`], which tells containers and accounts what a crash or a peer's
 //! absence left untold, the [`replicator`], which pushes what peers lack and brings handoffs home, the [`auditor`],
 //! which reads every body again, and the [`expirer`], which deletes objects whose date has come. Where it is
-//! configured, [`container_sync`] sends containers to other clusters.
+//! configured, [`container_sync`] sends containers to other clusters. [`progress`] says what they have done, to anybody.
 
 mod account;
 pub mod auditor;
@@ -17,6 +17,7 @@ mod link;
 pub mod machine;
 mod object;
 pub mod options;
+pub mod progress;
 mod push;
 mod reading;
 mod receive;
@@ -35,5 +36,6 @@ mod tests;
 
 pub use machine::Machine;
 pub use options::Options;
+pub use progress::NodeStatus;
 pub use run::{RunError, run, serve};
 pub use server::Node;

@@ -45,6 +45,8 @@ pub struct Options {
     pub reclaim_age_days: u16,
     /// Bytes the auditor reads in a second on each device; 0 stops it.
     pub audit_bytes_per_second: u64,
+    /// The pause between its passes.
+    pub audit_interval: Duration,
 }
 
 /// The replicator's pause unless told otherwise.
@@ -55,6 +57,8 @@ pub const UPDATE_INTERVAL: Duration = Duration::from_secs(2);
 pub const RECLAIM_AGE_DAYS: u16 = 7;
 /// What the auditor reads unless told otherwise.
 pub const AUDIT_BYTES_PER_SECOND: u64 = 10 << 20;
+/// The auditor's pause unless told otherwise.
+pub const AUDIT_INTERVAL: Duration = Duration::from_secs(60);
 
 impl Options {
     /// A node with its devices, everything else as usual.
@@ -84,6 +88,7 @@ impl Options {
             expiry_delay: EXPIRY_DELAY,
             reclaim_age_days: RECLAIM_AGE_DAYS,
             audit_bytes_per_second: AUDIT_BYTES_PER_SECOND,
+            audit_interval: AUDIT_INTERVAL,
         }
     }
 }

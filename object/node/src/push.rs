@@ -1,6 +1,7 @@
 //! Messages to a peer: comparing digests and rows, and pushing what it lacks.
 
 use crate::disks::{Disk, DiskError};
+use crate::progress::Progress;
 use crate::server::Node;
 use bytes::Bytes;
 use http::{Method, StatusCode};
@@ -257,6 +258,8 @@ impl Peer<'_> {
         }
         let body = encode_pushes(&parcel.rows);
         let refused = self.units(Resource::Rows, &Push { policy }, body).await?;
+        let taken = parcel.rows.len().saturating_sub(refused.len());
+        Progress::add(&self.disk.progress().pushed, taken);
         let mut left = Vec::new();
         for position in refused {
             let index = usize::try_from(position).unwrap_or(usize::MAX);
@@ -296,6 +299,12 @@ impl Peer<'_> {
 
     /// Pushes a row with a large body. False when the bytes turned out damaged.
     async fn push_large(&self, key: ObjectKey, stored: StoredObject) -> Result<bool, PushError> {
+        let is_taken = self.send_large(key, stored).await?;
+        Progress::add(&self.disk.progress().pushed, usize::from(is_taken));
+        Ok(is_taken)
+    }
+
+    async fn send_large(&self, key: ObjectKey, stored: StoredObject) -> Result<bool, PushError> {
         let Some(body) = stored.row.body.clone() else {
             return Ok(false);
         };

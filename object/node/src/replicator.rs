@@ -9,6 +9,7 @@
 //! ([`onggi_object_device::reclaim`]).
 
 use crate::disks::Disk;
+use crate::progress::Progress;
 use crate::push::{Peer, PushError, Pushing};
 use crate::receive::kind_of;
 use crate::rings::{Rings, place};
@@ -112,20 +113,20 @@ impl Node {
         self.replicate_to(horizon_at(now, self.reclaim_age_days))
             .await;
         for disk in self.disks.iter() {
-            let marked = disk.call(move |device| device.mark_alive(now)).await;
-            if let Err(error) = marked {
-                tracing::warn!(device = %disk.name, %error, "a device cannot be marked alive");
-            }
+            disk.mark_alive(now).await;
         }
     }
 
     /// The same with the last day whose tombstones may go.
     pub(crate) async fn replicate_to(&self, horizon: u16) {
-        for disk in self.disks.iter() {
+        for disk in self.disks.serving() {
+            let pass = &disk.progress().replication;
+            pass.begin(self.clock.monotonic());
             let mut is_compared = true;
             for scope in disk.device().scopes() {
                 is_compared &= self.replicate_scope(disk, scope, horizon).await;
             }
+            pass.end(self.clock.monotonic());
             if is_compared {
                 disk.on_compared();
             }
@@ -152,6 +153,8 @@ impl Node {
         };
         let own = Rings::device_id(&ring, &self.address, &disk.name);
         let Plan { shared, handoffs } = plan(&ring, disk, own, round);
+        let pass = &disk.progress().replication;
+        pass.expect(shared.values().map(Vec::len).sum::<usize>() + handoffs.len());
         let mut tally = Tally::default();
         for (unit, _) in shared.values().flatten() {
             tally.asked(*unit);
@@ -160,10 +163,12 @@ impl Node {
             let place = ring.device(id).and_then(place);
             async move {
                 let units: Vec<u32> = sums.iter().map(|(unit, _)| *unit).collect();
-                match place {
-                    Some(place) => (units, Some(self.sync_peer(disk, place, round, sums).await)),
-                    None => (units, None),
-                }
+                let synced = match place {
+                    Some(place) => Some(self.sync_peer(disk, place, round, sums).await),
+                    None => None,
+                };
+                pass.step(units.len());
+                (units, synced)
             }
         });
         for (units, outcome) in join_all(peers).await {
@@ -182,6 +187,7 @@ impl Node {
                 continue;
             };
             let home = self.bring_home(disk, places, scope, unit, bits).await;
+            pass.step(1);
             tally.is_compared &= home.is_ok();
             report(disk, home);
         }
@@ -312,6 +318,7 @@ impl Node {
                         .await?;
                 }
             }
+            Progress::add(&peer.disk.progress().pushed, 1);
         }
         Ok(Vec::new())
     }
@@ -414,6 +421,10 @@ impl Tally {
 }
 
 fn report(disk: &Disk, outcome: Result<(), PushError>) {
+    Progress::add(
+        &disk.progress().push_failures,
+        usize::from(outcome.is_err()),
+    );
     match outcome {
         Ok(()) => {}
         // An absent peer is ordinary; the pass after its return catches up.

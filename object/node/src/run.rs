@@ -9,8 +9,6 @@ use crate::server::Node;
 use onggi_common_service::Drain;
 use onggi_common_service::http::{self, Limits};
 use onggi_object_client::{NodeClient, Nodes};
-use onggi_object_device::OpenError;
-use onggi_object_wire::DeviceName;
 use std::sync::Arc;
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
@@ -26,14 +24,6 @@ pub enum RunError {
         /// Why.
         source: std::io::Error,
     },
-    /// None of its devices can be used.
-    #[error("no device of the node can be used; the first, {device}: {source}")]
-    NoDevice {
-        /// The first device.
-        device: DeviceName,
-        /// Why.
-        source: Box<OpenError>,
-    },
     /// It was given no devices.
     #[error("the node has no devices: name at least one")]
     NoDevices,
@@ -45,7 +35,7 @@ pub enum RunError {
 /// Runs a node until the drain begins and requests under way are done.
 ///
 /// # Errors
-/// When its address is taken, or none of its devices can be used.
+/// When its address is taken, or it was given no devices.
 pub async fn run(options: Options, drain: Drain) -> Result<(), RunError> {
     let failed = |source| RunError::Listen {
         address: options.address.clone(),
@@ -58,7 +48,7 @@ pub async fn run(options: Options, drain: Drain) -> Result<(), RunError> {
 /// The same with a listener that is there already.
 ///
 /// # Errors
-/// When none of its devices can be used.
+/// When it was given no devices.
 pub async fn serve(listener: TcpListener, options: Options, drain: Drain) -> Result<(), RunError> {
     let (node, daemons) = start(&options, &drain).await?;
     let this: Arc<dyn NodeClient> = Arc::<Node>::clone(&node);
@@ -98,7 +88,11 @@ pub(crate) async fn start(
             options.expiry_delay,
             drain.clone(),
         )),
-        tokio::spawn(Arc::clone(&node).audit(options.audit_bytes_per_second, drain.clone())),
+        tokio::spawn(Arc::clone(&node).audit(
+            options.audit_bytes_per_second,
+            options.audit_interval,
+            drain.clone(),
+        )),
     ];
     if let Some(options) = options.container_sync.clone() {
         let sender = Arc::new(Sender::new(Arc::clone(&node), options));
@@ -112,7 +106,7 @@ impl Node {
     /// Opens a node's devices. What it answers and what its daemons do is left to the caller: [`serve`] runs it all.
     ///
     /// # Errors
-    /// When none of its devices can be used.
+    /// When it was given no devices.
     pub fn open(options: &Options, machine: &Machine) -> Result<Self, RunError> {
         let disks = open(options, machine)?;
         let rings = Arc::new(Rings::new(options.rings_dir.clone()));
@@ -122,17 +116,14 @@ impl Node {
     }
 }
 
+/// A node lives on without devices that cannot be used, also when none can: its status says so, and it answers 507 for them.
 fn open(options: &Options, machine: &Machine) -> Result<Disks, RunError> {
+    if options.devices.is_empty() {
+        return Err(RunError::NoDevices);
+    }
     let (disks, failed) = Disks::open(options, machine);
     for (name, error) in &failed {
         tracing::error!(device = %name, %error, "a device is out of service");
-    }
-    if disks.is_empty() {
-        let (device, source) = failed.into_iter().next().ok_or(RunError::NoDevices)?;
-        return Err(RunError::NoDevice {
-            device,
-            source: Box::new(source),
-        });
     }
     Ok(disks)
 }

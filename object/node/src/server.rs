@@ -149,6 +149,11 @@ fn refuse(request: &Request, refusal: Refusal) -> Response {
 
 impl Handler for Node {
     async fn handle(&self, request: Request) -> Response {
+        if request.method() == Method::GET
+            && let Some(told) = self.told_to_anybody(request.uri().path()).await
+        {
+            return told;
+        }
         let pending = match self.verify(&request) {
             Ok(pending) => pending,
             Err(refusal) => return refuse(&request, refusal),

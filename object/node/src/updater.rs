@@ -5,7 +5,9 @@
 
 use crate::container::container_row;
 use crate::disks::Disk;
+use crate::progress::Progress;
 use crate::server::Node;
+use core::sync::atomic::Ordering;
 use core::time::Duration;
 use onggi_common_service::Drain;
 use onggi_object_device::{PendingObject, RosterKey};
@@ -57,7 +59,7 @@ impl Node {
                 () = drain.requested() => return,
             }
             patience.pass = patience.pass.saturating_add(1);
-            for disk in self.disks.iter() {
+            for disk in self.disks.serving() {
                 tokio::select! {
                     () = self.tell(disk, &mut patience) => {}
                     () = drain.requested() => return,
@@ -68,7 +70,7 @@ impl Node {
 
     /// Tells everything that is pending on all devices once, whoever failed before.
     pub async fn update_once(&self) {
-        for disk in self.disks.iter() {
+        for disk in self.disks.serving() {
             self.tell(disk, &mut Patience::default()).await;
         }
     }
@@ -82,6 +84,7 @@ impl Node {
             tracing::warn!(device = %disk.name, %error, "expired reservations stay for now");
         }
         let mut after = None;
+        let mut untold = 0;
         loop {
             let from = after;
             let page = disk
@@ -96,17 +99,24 @@ impl Node {
             };
             let Some(last) = page.last() else { break };
             after = Some(last.key);
-            self.tell_containers(disk, page, patience).await;
+            let count = page.len();
+            let told = self.tell_containers(disk, page, patience).await;
+            Progress::add(&disk.progress().told, told);
+            untold += count.saturating_sub(told);
         }
+        let waiting = u64::try_from(untold).unwrap_or(u64::MAX);
+        disk.progress().untold.store(waiting, Ordering::Relaxed);
         self.tell_accounts(disk, patience).await;
     }
 
+    /// How many of them every primary of their containers has heard.
     async fn tell_containers(
         &self,
         disk: &Disk,
         page: Vec<PendingObject>,
         patience: &mut Patience,
-    ) {
+    ) -> usize {
+        let mut count = 0;
         let mut grouped: BTreeMap<(ContainerPath, PolicyIndex, u16), Vec<PendingObject>> =
             BTreeMap::new();
         for pending in page {
@@ -132,6 +142,7 @@ impl Node {
                         && self.tell_container(place, &head, &records, patience).await;
                 }
                 if is_told {
+                    count += some.len();
                     let told = some.to_vec();
                     let forgotten = disk
                         .call(move |device| device.forget_pending_objects(&told))
@@ -142,6 +153,7 @@ impl Node {
                 }
             }
         }
+        count
     }
 
     async fn tell_container(

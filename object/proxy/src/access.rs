@@ -5,9 +5,9 @@ use crate::middleware::temp_url::Scope;
 use crate::proxy::Asking;
 use http::{HeaderMap, Method, header};
 use onggi_common_identity::Caller;
-use onggi_object_model::acl::{AccountAcl, AccountRight, AclError};
+use onggi_object_model::acl::{self, AccountAcl, AccountRight, AclError};
 use onggi_object_model::{
-    AccessControl, AccountInfo, ContainerInfo, Resource, StampedMetadata, Visitor,
+    AccessControl, AccountInfo, ContainerInfo, Resource, StampedMetadata, StampedValue, Visitor,
 };
 
 /// The header, and the metadata item, that holds a container's read ACL.
@@ -187,6 +187,19 @@ pub(crate) fn check_acls(changes: &StampedMetadata) -> Result<(), Fault> {
     Ok(())
 }
 
+/// ACLs as they are kept: written as Swift writes them.
+pub(crate) fn clean_acls(changes: &mut StampedMetadata) {
+    for name in [READ_ACL, WRITE_ACL] {
+        let kept = changes.stamped().find(|(known, _)| *known == name);
+        let Some((_, item)) = kept.filter(|(_, item)| !item.value.is_empty()) else {
+            continue;
+        };
+        let value = acl::cleaned(&item.value);
+        let timestamp = item.timestamp;
+        changes.insert(name, StampedValue { timestamp, value });
+    }
+}
+
 /// The host of a URL.
 fn host(url: &str) -> Option<&str> {
     let rest = url.split_once("://")?.1;
@@ -230,7 +243,7 @@ mod tests {
     #[test]
     fn a_public_container_gives_objects_and_not_its_listing() {
         let mut info = ContainerInfo::default();
-        let stamp = onggi_object_model::StampedValue {
+        let stamp = StampedValue {
             timestamp: onggi_common_units::Timestamp::ZERO,
             value: ".r:*".to_owned(),
         };

@@ -10,6 +10,7 @@ use crate::fault::{Fault, set, set_named};
 use crate::filling::Filling;
 use crate::middleware::versions::HIDDEN_PREFIX;
 use crate::middleware::{filters, quota, rate_limit};
+use crate::policy_totals;
 use crate::proxy::{Asking, Core};
 use crate::subrequest::text;
 use http::request::Parts as Head;
@@ -132,7 +133,10 @@ impl Asking {
             Method::DELETE => core.delete_account(account).await,
             Method::HEAD => {
                 let info = core.fetch_account(account).await?;
+                let totals = core.policy_totals(account, &info).await?;
                 let mut response = account_response(&info, rights, core.cluster.policies());
+                policy_totals::tell(response.headers_mut(), core.cluster.policies(), &totals);
+                vary(response.headers_mut());
                 let format = listing_format(request)?;
                 set(
                     response.headers_mut(),
@@ -273,8 +277,11 @@ impl Core {
                 storage_policy,
             }
         });
+        let totals = self.policy_totals(account, &info).await?;
+        let mut head = account_response(&info, rights, self.cluster.policies());
+        policy_totals::tell(head.headers_mut(), self.cluster.policies(), &totals);
         Ok(listing_response(
-            account_response(&info, rights, self.cluster.policies()),
+            head,
             &page,
             format,
             ("account", account.as_str()),
@@ -314,7 +321,7 @@ impl Core {
     }
 
     /// A page of an account's listing.
-    async fn account_lines(
+    pub(crate) async fn account_lines(
         &self,
         account: &AccountName,
         query: ListingQuery,
@@ -530,6 +537,11 @@ fn account_response(info: &AccountInfo, rights: Rights, policies: &[Policy]) -> 
     response
 }
 
+/// Says that the answer is another for who accepts another format.
+pub(crate) fn vary(headers: &mut HeaderMap) {
+    headers.insert(header::VARY, HeaderValue::from_static("Accept"));
+}
+
 /// A listing over the headers of what is listed: 204 when there is nothing to say as text.
 pub(crate) fn listing_response<T: onggi_object_model::listing::Line>(
     mut response: Response,
@@ -538,6 +550,7 @@ pub(crate) fn listing_response<T: onggi_object_model::listing::Line>(
     root: (&str, &str),
 ) -> Response {
     let body = page.render(format, root);
+    vary(response.headers_mut());
     set(
         response.headers_mut(),
         header::CONTENT_TYPE,

@@ -1,7 +1,7 @@
 //! Containers: making, changing, deleting, and listing what is in them.
 
 use crate::access::{self, Rights};
-use crate::account::{is_found, listing_format, listing_response};
+use crate::account::{is_found, listing_format, listing_response, vary};
 use crate::driver::{self, Written};
 use crate::fault::{Fault, set, set_named};
 use crate::filling::Filling;
@@ -26,11 +26,11 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use tokio::task::JoinSet;
 
+mod deletion;
+
 /// Objects a container may have for its totals to be counted anew when its replicas do not agree. Totals of larger ones
 /// are the larger count meanwhile.
 const RECOUNT_MAX: usize = 1_000;
-/// How often a deletion is tried that a replica refuses although nothing is listed.
-const DELETES_MAX: usize = 3;
 /// Lookups of names that replicas do not agree about, at a time.
 const DOUBTS_AT_ONCE: usize = 16;
 
@@ -197,6 +197,7 @@ impl Asking {
                 let mut response = core.container_response(&info, rights);
                 let kind = listing_format(request)?.content_type();
                 set(response.headers_mut(), header::CONTENT_TYPE, kind);
+                vary(response.headers_mut());
                 Ok(response)
             }
             _ if parameter(request, "versions").is_some() => {
@@ -414,9 +415,10 @@ impl Core {
             .iter()
             .map(|(name, value)| (name.as_str(), value.as_bytes()));
         let stamp = self.cluster.clock.stamp();
-        let metadata = StampedMetadata::from_headers(MetadataKind::Container, headers, stamp)
+        let mut metadata = StampedMetadata::from_headers(MetadataKind::Container, headers, stamp)
             .map_err(|error| Fault::BadRequest(error.to_string()))?;
         access::check_acls(&metadata)?;
+        access::clean_acls(&mut metadata);
         Ok(metadata)
     }
 
@@ -528,69 +530,6 @@ impl Core {
             Outcome::Failed(Failure::Missing) => Err(Fault::NotFound),
             Outcome::Failed(_) => Err(Fault::Unavailable),
         }
-    }
-
-    pub(crate) async fn delete_container(
-        self: &Arc<Self>,
-        path: &ContainerPath,
-    ) -> Result<Response, Fault> {
-        for _ in 0..DELETES_MAX {
-            let all = ListingQuery {
-                with_reserved: true,
-                ..ListingQuery::page(1)
-            };
-            let (info, page) = self.page(path, all).await?;
-            if !page.entries.is_empty() {
-                break;
-            }
-            let written = self.erase_container(path).await;
-            match written.outcome {
-                Outcome::Stored { .. } => return Ok(status_only(StatusCode::NO_CONTENT)),
-                Outcome::Failed(Failure::Missing) => return Err(Fault::NotFound),
-                Outcome::Failed(Failure::ConditionFailed) => {
-                    // Something came in meanwhile, or a replica has not heard yet that the last object went. Replicas that
-                    // have deleted the container get it back, newer, and it is looked at again.
-                    let metadata = restamped(&info.metadata, self.cluster.clock.stamp());
-                    let again = self
-                        .write_container(path, Some(info.policy), metadata)
-                        .await;
-                    if matches!(again.outcome, Outcome::Failed(_)) {
-                        return Err(Fault::Unavailable);
-                    }
-                }
-                Outcome::Failed(_) => return Err(Fault::Unavailable),
-            }
-        }
-        Err(Fault::Conflict(
-            "There was a conflict when trying to complete your request.".to_owned(),
-        ))
-    }
-
-    async fn erase_container(&self, path: &ContainerPath) -> Written<ContainerAnswer> {
-        let base = container::Delete {
-            path: path.clone(),
-            timestamp: self.cluster.clock.stamp(),
-            account: Vec::new(),
-        };
-        let nodes = self.cluster.nodes.clone();
-        let send = |place: Place, told: Vec<Place>| {
-            let (nodes, delete) = (
-                nodes.clone(),
-                container::Delete {
-                    account: told,
-                    ..base.clone()
-                },
-            );
-            driver::boxed(async move { nodes.delete_container(&place, &delete).await })
-        };
-        let replicas = self.cluster.container(path);
-        let told = self.cluster.account(&path.account).places();
-        let written = self
-            .cluster
-            .write(&replicas, &told, send, deletion_reply)
-            .await;
-        self.cache.forget_container(path);
-        written
     }
 }
 

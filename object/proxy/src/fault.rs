@@ -59,6 +59,9 @@ pub(crate) enum Fault {
     /// 413, of a quota.
     #[error("Upload exceeds quota.")]
     OverQuota,
+    /// 414.
+    #[error("the URL is too long")]
+    UriTooLong,
     /// 416.
     #[error("the range is outside the object")]
     RangeNotSatisfiable {
@@ -101,6 +104,7 @@ impl Fault {
             Self::LengthRequired => StatusCode::LENGTH_REQUIRED,
             Self::PreconditionFailed(_) => StatusCode::PRECONDITION_FAILED,
             Self::TooLarge | Self::OverQuota => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::UriTooLong => StatusCode::URI_TOO_LONG,
             Self::RangeNotSatisfiable { .. } => StatusCode::RANGE_NOT_SATISFIABLE,
             Self::Unprocessable => StatusCode::UNPROCESSABLE_ENTITY,
             Self::ClientDisconnect => StatusCode::from_u16(499).unwrap_or(StatusCode::BAD_REQUEST),
@@ -158,6 +162,7 @@ impl Fault {
             | Self::PreconditionFailed(_)
             | Self::OverQuota
             | Self::InvalidTempUrl { .. }
+            | Self::UriTooLong
             | Self::Undecryptable
             | Self::InvalidSyncAuth { .. }
             | Self::NotImplemented(_) => return None,
@@ -231,6 +236,7 @@ impl Fault {
             | Self::PreconditionFailed(_)
             | Self::TooLarge
             | Self::OverQuota
+            | Self::UriTooLong
             | Self::Unprocessable
             | Self::Undecryptable
             | Self::NotImplemented(_) => {}

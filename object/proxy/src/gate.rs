@@ -1,9 +1,11 @@
 //! What may come in and go out: names of headers that are the system's own business.
 
 use crate::fault::Fault;
+use crate::subrequest::{parameter, text};
 use http::request::Parts as Head;
-use http::{HeaderMap, HeaderName, Version, header};
+use http::{HeaderMap, HeaderName, Method, Version, header};
 use onggi_object_model::limits::HEADER_VALUE_BYTES_MAX;
+use onggi_object_model::metadata::STATIC_LARGE_OBJECT;
 
 /// Beginnings of header names that no client can send or see.
 const OURS: [&str; 6] = [
@@ -48,9 +50,31 @@ pub(crate) fn check(request: &Head) -> Result<(), Fault> {
     if hosts > 1 || (hosts == 0 && request.version >= Version::HTTP_11) {
         return Err(Fault::BadRequest("A request says its Host once".to_owned()));
     }
+    if request.method == Method::PUT {
+        check_put(request)?;
+    }
     let is_long = |value: &&http::HeaderValue| value.len() > HEADER_VALUE_BYTES_MAX;
     if request.headers.values().find(is_long).is_some() {
         return Err(Fault::BadRequest("Header Line Too Long".to_owned()));
+    }
+    Ok(())
+}
+
+/// Refuses words of a PUT that are the system's own.
+fn check_put(request: &Head) -> Result<(), Fault> {
+    let kind = text(&request.headers, header::CONTENT_TYPE.as_str());
+    let names_ours = |kind: &str| {
+        let mut parameters = kind.split(';').skip(1);
+        parameters.any(|parameter| parameter.trim_start().starts_with("swift_"))
+    };
+    if kind.is_some_and(names_ours) {
+        let words = "Invalid Content-Type, swift_* is not a valid parameter name.";
+        return Err(Fault::BadRequest(words.to_owned()));
+    }
+    let is_manifest = parameter(request, "multipart-manifest").as_deref() == Some("put");
+    if request.headers.contains_key(STATIC_LARGE_OBJECT) && !is_manifest {
+        let words = "X-Static-Large-Object is a reserved header. To create a static large object add query param multipart-manifest=put.";
+        return Err(Fault::BadRequest(words.to_owned()));
     }
     Ok(())
 }
@@ -91,6 +115,27 @@ mod tests {
             head(1, Version::HTTP_11, HEADER_VALUE_BYTES_MAX + 1),
         ] {
             assert!(matches!(refused, Err(Fault::BadRequest(_))), "{refused:?}");
+        }
+    }
+
+    #[test]
+    fn a_put_does_not_speak_for_the_system() {
+        let put = |target: &str, name: &str, value: &str| {
+            let request = Request::put(target).header("host", "a").header(name, value);
+            check(&request.body(()).unwrap().into_parts().0)
+        };
+        let (plain, manifest) = ("/v1/a/c/o", "/v1/a/c/o?multipart-manifest=put");
+        for fine in ["text/plain", "text/plain; charset=x", "swift_x/y;a=swift_b"] {
+            assert_eq!(put(plain, "content-type", fine), Ok(()), "{fine}");
+        }
+        assert_eq!(put(manifest, "x-static-large-object", "true"), Ok(()));
+        for (name, value) in [
+            ("content-type", "text/plain; swift_bytes=5"),
+            ("content-type", "a/b;c=d;swift_versions_deleted=1"),
+            ("x-static-large-object", "true"),
+        ] {
+            let refused = put(plain, name, value);
+            assert!(matches!(refused, Err(Fault::BadRequest(_))), "{value}");
         }
     }
 

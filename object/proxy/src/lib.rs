@@ -20,6 +20,7 @@ mod gate;
 mod middleware;
 mod object;
 pub mod options;
+mod policy_totals;
 mod proxy;
 mod relay;
 mod rings;

@@ -139,9 +139,7 @@ impl Proxy {
             .path_and_query()
             .map_or(0, |target| target.as_str().len());
         if target_length > TARGET_BYTES_MAX {
-            return Err(Fault::PreconditionFailed(format!(
-                "the URL has {target_length} bytes, {TARGET_BYTES_MAX} are allowed"
-            )));
+            return Err(Fault::UriTooLong);
         }
         self.core.filters.check_name(&request)?;
         match request.uri.path() {

@@ -3,9 +3,14 @@
 //! the library.
 //!
 //! The stream below the library has to know where a request line begins for that. It follows the heads itself; how long
-//! the body behind a head is it is told by the library ([`Framing`]), the only one to decide that. Where it is not told,
-//! or the body has no length, everything behind is passed on as it is.
+//! the body behind a head is it is told by the library ([`Framing`]), the only one to decide that. A body in chunks is
+//! followed as the library reads it. Where nothing is told, everything behind is passed on as it is.
+//!
+//! What a head may not have although the library takes it ([`HeadJudge`]) goes on as a NUL and the head's end, which the
+//! library answers with 400 and the end of the connection.
 
+use super::chunks::{Chunk, Next};
+use super::strict_head::HeadJudge;
 use core::pin::Pin;
 use core::sync::atomic::{AtomicU64, Ordering};
 use core::task::{Context, Poll, ready};
@@ -58,6 +63,9 @@ enum Place {
     Body {
         left: u64,
     },
+    Chunks(Chunk),
+    /// At a byte that may not stand there.
+    Refused,
     Unknown,
 }
 
@@ -66,34 +74,38 @@ pub(super) struct Lenient<S> {
     inner: S,
     framing: Framing,
     place: Place,
+    judge: HeadJudge,
     /// Bytes that were read and are not handed on yet.
     held: Vec<u8>,
 }
 
-const fn is_refused(byte: u8) -> bool {
+const fn is_encoded(byte: u8) -> bool {
     matches!(byte, b'<' | b'>' | b'`')
 }
 
 impl<S> Lenient<S> {
-    pub(super) const fn new(inner: S, framing: Framing) -> Self {
+    pub(super) fn new(inner: S, framing: Framing) -> Self {
         Self {
             inner,
             framing,
             place: Place::Method,
+            judge: HeadJudge::default(),
             held: Vec::new(),
         }
     }
 
     /// Follows bytes as far as they are of one kind: to the end of a head or of a body, and to the first byte that is to
-    /// be encoded. Returns how many that are.
+    /// be encoded or refused. Returns how many that are.
     fn follow(&mut self, bytes: &[u8]) -> usize {
         let mut count = 0;
         while let Some(byte) = bytes.get(count) {
             match self.place {
                 Place::Unknown => return bytes.len(),
+                Place::Refused => return count,
                 Place::Between => {
                     self.place = match self.framing.take() {
-                        NOT_TOLD | NO_LENGTH => Place::Unknown,
+                        NOT_TOLD => Place::Unknown,
+                        NO_LENGTH => Place::Chunks(Chunk::Start),
                         0 => Place::Method,
                         left => Place::Body { left },
                     };
@@ -109,8 +121,28 @@ impl<S> Lenient<S> {
                     count += passed;
                     continue;
                 }
-                Place::Target if is_refused(*byte) => return count,
+                Place::Chunks(Chunk::Data(left)) => {
+                    let rest = bytes.len() - count;
+                    let passed = usize::try_from(left).map_or(rest, |left| left.min(rest));
+                    self.place = Place::Chunks(Chunk::after_data(left, passed as u64));
+                    count += passed;
+                    continue;
+                }
+                Place::Chunks(chunk) => {
+                    self.place = match chunk.after(*byte) {
+                        Next::Within(chunk) => Place::Chunks(chunk),
+                        Next::Over => Place::Method,
+                        Next::Lost => Place::Unknown,
+                    };
+                    count += 1;
+                    continue;
+                }
+                Place::Target if is_encoded(*byte) => return count,
                 Place::Method | Place::Target | Place::Head { .. } => {}
+            }
+            if !self.judge.admits(*byte) {
+                self.place = Place::Refused;
+                return count;
             }
             self.place = self.after(*byte);
             count += 1;
@@ -148,6 +180,11 @@ impl<S> Lenient<S> {
                 let mut held = format!("%{first:02X}").into_bytes();
                 held.extend_from_slice(others);
                 held
+            }
+            Some((_, others)) if self.place == Place::Refused => {
+                self.place = Place::Unknown;
+                // The library looks at a head when it has an end.
+                [b"\0\r\n\r\n", others].concat()
             }
             _ => rest.to_vec(),
         };
@@ -283,8 +320,34 @@ mod tests {
         assert_eq!(passed(&[&pipelined], &[Some(0); 2]).await, both);
         let bytes: Vec<&[u8]> = GET.chunks(1).collect();
         assert_eq!(passed(&bytes, &[Some(0)]).await, GOT);
-        let plain = b"GET /a%3C HTTP/1.0\n\n";
+        let plain = b"GET /a%3C HTTP/1.0\r\n\r\n";
         assert_eq!(passed(&[plain], &[]).await.as_bytes(), plain);
+    }
+
+    #[tokio::test]
+    async fn what_no_head_may_have_is_made_what_the_library_refuses() {
+        let both = "PUT / HTTP/1.1\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r";
+        let whole = format!("{both}\n0\r\n\r\nGET /< HTTP/1.1\r\n\r\n");
+        let expected = format!("{both}\0\r\n\r\n0\r\n\r\nGET /< HTTP/1.1\r\n\r\n");
+        assert_eq!(passed(&[whole.as_bytes()], &[]).await, expected);
+        let bytes: Vec<&[u8]> = whole.as_bytes().chunks(1).collect();
+        assert_eq!(passed(&bytes, &[]).await, expected);
+        let bare = b"GET / HTTP/1.1\nHost: x\n\n";
+        let expected = "GET / HTTP/1.1\0\r\n\r\nHost: x\n\n";
+        assert_eq!(passed(&[bare], &[]).await, expected);
+    }
+
+    #[tokio::test]
+    async fn heads_behind_a_chunked_body_are_followed() {
+        let head = b"PUT / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n".as_slice();
+        let body = b"7;<\r\nGET /< \r\n0\r\nA: <\r\n\r\n".as_slice();
+        let whole = [head, body, GET].concat();
+        let expected = [head, body, GOT.as_bytes()].concat();
+        for size in [whole.len(), 7, 1] {
+            let pieces: Vec<&[u8]> = whole.chunks(size).collect();
+            let got = passed(&pieces, &[None, Some(0)]).await;
+            assert_eq!(got.as_bytes(), expected, "{size}");
+        }
     }
 
     #[tokio::test]
@@ -298,7 +361,7 @@ mod tests {
         assert_eq!(passed(&[&whole], &[Some(length), Some(0)]).await, expected);
         let pieces: Vec<&[u8]> = whole.chunks(7).collect();
         assert_eq!(passed(&pieces, &[Some(length), Some(0)]).await, expected);
-        // A body without a length, or nothing said: nothing behind the head is touched.
+        // A body that is not in chunks, or nothing said: nothing behind the head is touched.
         let untouched = [put, got, core::str::from_utf8(GET).unwrap()].concat();
         assert_eq!(passed(&[&whole], &[None]).await, untouched);
         assert_eq!(passed(&[&whole], &[]).await, untouched);

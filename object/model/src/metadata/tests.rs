@@ -124,6 +124,33 @@ fn the_sum_after_many_posts_is_limited() {
     );
 }
 
+#[test]
+fn removals_are_remembered_up_to_a_limit_the_newest_ones_and_those_of_acls() {
+    let mut all = container(&[("X-Remove-Container-Read", "x")], "1");
+    let removal = |n: usize| {
+        let name = format!("X-Remove-Container-Meta-{n}");
+        container(&[(&name, "x")], &format!("{}", n + 2))
+    };
+    let mut backwards = StampedMetadata::default();
+    for n in 0..5 * META_REMOVED_MAX {
+        all.merge(&removal(n));
+        backwards.merge(&removal(5 * META_REMOVED_MAX - 1 - n));
+    }
+    assert_eq!(all.stamped().count(), META_REMOVED_MAX + 1);
+    assert!(
+        all.stamped()
+            .any(|(name, item)| name == "x-container-read" && item.value.is_empty())
+    );
+    let newest = format!("x-container-meta-{}", 5 * META_REMOVED_MAX - 1);
+    assert!(all.stamped().any(|(name, _)| name == newest));
+    // Whatever the order they come in, replicas remember the same.
+    backwards.merge(&container(&[("X-Remove-Container-Read", "x")], "1"));
+    assert_eq!(backwards, all);
+    // What is there is not counted among them.
+    all.merge(&container(&[("X-Container-Meta-Jar", "brown")], "1"));
+    assert_eq!(all.get("x-container-meta-jar"), Some("brown"));
+}
+
 fn stamped() -> impl Strategy<Value = StampedMetadata> {
     let item = ("[abc]", 0u64..4, "[xy]?");
     proptest::collection::vec(item, 0..6).prop_map(|items| {

@@ -86,8 +86,8 @@ impl Asking {
         let work = async move {
             match names(&list) {
                 Ok(names) => asking.delete_all(&account, &request, names).await,
-                Err(words) => Report {
-                    status: Some(StatusCode::PAYLOAD_TOO_LARGE),
+                Err((status, words)) => Report {
+                    status: Some(status),
                     body: words,
                     ..Report::default()
                 },
@@ -134,7 +134,7 @@ impl Asking {
             } else if status == StatusCode::NOT_FOUND {
                 report.not_found += 1;
             } else {
-                report.problems.push((raw, status.to_string()));
+                report.problems.push((raw, report::status_text(status)));
             }
         }
         report
@@ -142,15 +142,17 @@ impl Asking {
 }
 
 /// The names of a list, one a line, as they are written.
-fn names(list: &[u8]) -> Result<Vec<String>, String> {
+fn names(list: &[u8]) -> Result<Vec<String>, (StatusCode, String)> {
     let text = String::from_utf8_lossy(list);
     let mut names = Vec::new();
     for line in text.lines().map(str::trim).filter(|line| !line.is_empty()) {
         if line.len() > 3 * (OBJECT_NAME_BYTES_MAX + 256 + 2) {
-            return Err("Invalid File Name".to_owned());
+            let words = "Invalid File Name".to_owned();
+            return Err((StatusCode::BAD_REQUEST, words));
         }
         if names.len() >= DELETES_MAX {
-            return Err(format!("Maximum Bulk Deletes: {DELETES_MAX} per request"));
+            let words = format!("Maximum Bulk Deletes: {DELETES_MAX} per request");
+            return Err((StatusCode::PAYLOAD_TOO_LARGE, words));
         }
         names.push(line.to_owned());
     }
@@ -186,7 +188,11 @@ mod tests {
             assert!(named(bad).is_none(), "{bad}");
         }
         let many = "c/o\n".repeat(DELETES_MAX + 1);
-        assert!(names(many.as_bytes()).is_err());
+        let (status, _) = names(many.as_bytes()).unwrap_err();
+        assert_eq!(report::status_text(status), "413 Request Entity Too Large");
+        let long = "c/".to_owned() + &"o".repeat(4_000);
+        let refused = names(long.as_bytes()).unwrap_err();
+        assert_eq!(refused.0, StatusCode::BAD_REQUEST);
         assert_eq!(names(b"a\r\n\n b \n").unwrap(), ["a", "b"]);
     }
 }

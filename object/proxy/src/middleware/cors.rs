@@ -70,6 +70,10 @@ impl Asking {
         let Some(origin) = text(&request.headers, "origin") else {
             return Ok(response);
         };
+        if matches!(resource, Resource::Account(_)) {
+            // Nobody says for accounts who may ask; what stands here allows nothing.
+            return Ok(response);
+        }
         let info = self.container_of(resource).await?;
         let wanted = text(&request.headers, "access-control-request-method");
         let is_known =

@@ -50,7 +50,9 @@ impl Asking {
         match head.method {
             Method::PUT | Method::POST => {
                 if let Some(value) = text(&head.headers, MANIFEST).filter(|text| !text.is_empty()) {
-                    let is_well = parse(value).is_some() && !value.contains(['?', '&']);
+                    let is_well = parse(value).is_some()
+                        && !value.starts_with('/')
+                        && !value.contains(['?', '&']);
                     if !is_well {
                         return Err(Fault::BadRequest(
                             "X-Object-Manifest must be in the format container/prefix".to_owned(),
@@ -126,11 +128,7 @@ impl Asking {
         };
         let (mut pieces, mut md5) = (Vec::new(), Md5::new());
         loop {
-            let page = match self.core.page(container, query.clone()).await {
-                Ok((_, page)) => page,
-                Err(Fault::NotFound) => break,
-                Err(fault) => return Err(fault),
-            };
+            let (_, page) = self.core.page(container, query.clone()).await?;
             if !is_known(&page) {
                 return Err(Fault::Undecryptable);
             }

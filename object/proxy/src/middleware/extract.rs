@@ -233,7 +233,7 @@ impl Extraction<'_> {
     fn failed(&mut self, place: &[u8], status: StatusCode) {
         self.report
             .problems
-            .push((shown(place), status.to_string()));
+            .push((shown(place), report::status_text(status)));
     }
 
     async fn entry(&mut self, entry: TarEntry) -> Result<(), Stop> {

@@ -46,6 +46,18 @@ impl Format {
     }
 }
 
+/// A status as Swift names it.
+pub(crate) fn status_text(status: StatusCode) -> String {
+    let reason = match status.as_u16() {
+        413 => "Request Entity Too Large",
+        416 => "Requested Range Not Satisfiable",
+        498 => "Rate Limited",
+        499 => "Client Disconnect",
+        _ => return status.to_string(),
+    };
+    format!("{} {reason}", status.as_u16())
+}
+
 /// What was done.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Report {
@@ -127,7 +139,7 @@ impl Report {
         }
         if with_status {
             fields.push(("Response Body", Err(self.body.clone())));
-            fields.push(("Response Status", Err(self.outcome().to_string())));
+            fields.push(("Response Status", Err(status_text(self.outcome()))));
         }
         fields
     }

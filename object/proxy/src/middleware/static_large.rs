@@ -4,7 +4,7 @@ mod delete;
 
 use crate::assembly::{self, DEPTH_MAX, Part, Piece, Through};
 use crate::fault::{Fault, set};
-use crate::middleware::report::{Format, Report};
+use crate::middleware::report::{Format, Report, status_text};
 use crate::proxy::Asking;
 use crate::subrequest::{
     Answering, EtagAt, Trusted, bare, is_true, parameter, set_length, text, unconditional,
@@ -16,7 +16,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use md5::{Digest as _, Md5};
 use onggi_common_service::http::{Body, Response, collect, empty, full};
 use onggi_object_model::manifest::{
-    self, Asked, MANIFEST_BYTES_MAX, Segment, Settled, parse_kept, settle_range,
+    self, Asked, MANIFEST_BYTES_MAX, ManifestError, Segment, Settled, parse_kept, settle_range,
 };
 use onggi_object_model::metadata::STATIC_LARGE_OBJECT;
 use onggi_object_model::path::encode_rest;
@@ -270,6 +270,10 @@ impl Asking {
         head: Head,
         body: Body,
     ) -> Result<Response, Fault> {
+        let is_chunked = head.headers.contains_key(header::TRANSFER_ENCODING);
+        if !is_chunked && !head.headers.contains_key(header::CONTENT_LENGTH) {
+            return Err(Fault::LengthRequired);
+        }
         let announced = text(&head.headers, "content-length").and_then(|text| text.parse().ok());
         if announced.is_some_and(|length: usize| length > MANIFEST_BYTES_MAX) {
             return Err(Fault::TooLarge);
@@ -280,8 +284,10 @@ impl Asking {
                 onggi_common_service::http::CollectError::TooLong { .. } => Fault::TooLarge,
                 onggi_common_service::http::CollectError::Broken { .. } => Fault::ClientDisconnect,
             })?;
-        let asked =
-            manifest::parse_asked(&bytes).map_err(|error| Fault::BadRequest(error.to_string()))?;
+        let asked = manifest::parse_asked(&bytes).map_err(|error| match error {
+            ManifestError::TooMany => Fault::TooLarge,
+            error => Fault::BadRequest(error.to_string()),
+        })?;
         let itself = format!("/{}/{}", path.container, path.object);
         let names_itself =
             |segment: &Asked| matches!(segment, Asked::Object { path, .. } if *path == itself);
@@ -409,8 +415,8 @@ impl Asking {
         asked.extensions.remove::<Trusted>();
         let there = match Box::pin(self.static_large(object, asked, empty())).await {
             Ok(response) if response.status().is_success() => response,
-            Ok(response) => return Err(problem(&response.status().to_string())),
-            Err(fault) => return Err(problem(&fault.status().to_string())),
+            Ok(response) => return Err(problem(&status_text(response.status()))),
+            Err(fault) => return Err(problem(&status_text(fault.status()))),
         };
         let headers = there.headers();
         let length = text(headers, "content-length").and_then(|text| text.parse::<u64>().ok());

@@ -163,6 +163,13 @@ impl Asking {
         mut head: Head,
         body: Body,
     ) -> Result<Response, Fault> {
+        let is_chunked = head.headers.contains_key(header::TRANSFER_ENCODING);
+        if !is_chunked && !head.headers.contains_key(header::CONTENT_LENGTH) {
+            return Err(Fault::LengthRequired);
+        }
+        if text(&head.headers, "x-symlink-target").is_some_and(|target| target.starts_with('/')) {
+            return Err(bad_target());
+        }
         let length = text(&head.headers, "content-length").unwrap_or("0");
         if length.trim() != "0" || !is_empty(body).await? {
             return Err(Fault::BadRequest(

@@ -18,7 +18,7 @@ use std::net::IpAddr;
 use subtle::{Choice, ConstantTimeEq as _};
 
 /// Headers that would make more of a signed PUT than bytes under a name.
-const REFUSED: [&str; 2] = ["x-object-manifest", "x-symlink-target"];
+const REFUSED: [&str; 3] = ["X-Object-Manifest", "X-Symlink-Target", "X-Copy-From"];
 /// What a signed URL can be for.
 const METHODS: [Method; 5] = [
     Method::GET,

@@ -3,7 +3,7 @@
 use super::{is_large, segment_path};
 use crate::assembly::DEPTH_MAX;
 use crate::fault::Fault;
-use crate::middleware::report::{Format, Report};
+use crate::middleware::report::{Format, Report, status_text};
 use crate::proxy::Asking;
 use crate::subrequest::{bare, is_true, parameter, set_query};
 use http::request::Parts as Head;
@@ -47,6 +47,11 @@ fn check_async(segments: &[Segment]) -> Result<(), Fault> {
     Ok(())
 }
 
+/// An object as a report names it.
+fn shown(path: &ObjectPath) -> String {
+    encode_rest(&format!("/{}/{}", path.container, path.object))
+}
+
 impl Asking {
     /// Deletes the segments, those of manifests within too, and the manifest last.
     pub(super) async fn delete_large(
@@ -62,7 +67,6 @@ impl Asking {
         }
         let mut doomed: Vec<ObjectPath> = Vec::new();
         let response = Box::pin(self.dynamic_large(path.clone(), asked.clone(), empty())).await;
-        let mut problems = Vec::new();
         match response {
             Ok(response) if is_large(response.headers()) => {
                 let (segments, _) = self.manifest(&path, &asked, response).await?;
@@ -72,9 +76,10 @@ impl Asking {
                 self.gather(&path, &head, segments, &mut doomed).await?;
             }
             Ok(response) if response.status().is_success() => {
-                let shown = encode_rest(&format!("{}/{}", path.container, path.object));
-                problems.push((shown, "Not an SLO manifest".to_owned()));
-                let report = Report::failed(StatusCode::BAD_REQUEST, problems);
+                let report = Report {
+                    problems: vec![(shown(&path), "Not an SLO manifest".to_owned())],
+                    ..Report::default()
+                };
                 return Ok(report.response(format, StatusCode::OK));
             }
             Ok(_) | Err(Fault::NotFound) => {}
@@ -171,12 +176,14 @@ impl Asking {
     }
 
     async fn delete_one(&self, report: &mut Report, path: ObjectPath, head: Head) {
-        let shown = encode_rest(&format!("{}/{}", path.container, path.object));
+        let shown = shown(&path);
         match Box::pin(self.dynamic_large(path, head, empty())).await {
             Ok(response) if response.status().is_success() => report.deleted += 1,
-            Ok(response) => report.problems.push((shown, response.status().to_string())),
+            Ok(response) => report
+                .problems
+                .push((shown, status_text(response.status()))),
             Err(Fault::NotFound) => report.not_found += 1,
-            Err(fault) => report.problems.push((shown, fault.status().to_string())),
+            Err(fault) => report.problems.push((shown, status_text(fault.status()))),
         }
     }
 }
