@@ -2,6 +2,7 @@
 
 use super::{Access, Workload};
 use anyhow::{Context as _, Result, bail};
+use std::collections::VecDeque;
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::time::{Duration, Instant};
@@ -16,8 +17,16 @@ struct Shape {
     answer: usize,
 }
 
-/// Exchanges in a second over so many connections as the workload has sessions, one thread at each end of each.
-pub(crate) fn exchanges_per_second(workload: &Workload, seconds: Duration) -> Result<f64> {
+/// What bare TCP does.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Bare {
+    pub(crate) per_second: f64,
+    /// In microseconds.
+    pub(crate) p99: f64,
+}
+
+/// Exchanges messages over so many connections as the workload has sessions, one thread at each end of each.
+pub(crate) fn exchange(workload: &Workload, seconds: Duration) -> Result<Bare> {
     let bytes = usize::try_from(workload.block_bytes)?;
     let shape = match workload.access {
         Access::Read | Access::Mixed(_) => Shape {
@@ -41,14 +50,20 @@ pub(crate) fn exchanges_per_second(workload: &Workload, seconds: Duration) -> Re
         let depth = workload.depth;
         clients.push(std::thread::spawn(move || ask(client, shape, depth, end)));
     }
-    let mut exchanges = 0;
+    let mut times = Vec::new();
     for client in clients {
-        exchanges += joined(client)?;
+        times.extend(joined(client)?);
     }
     for server in servers {
         joined(server)?;
     }
-    Ok(f64::from(exchanges) / seconds.as_secs_f64())
+    times.sort_unstable();
+    let count = u32::try_from(times.len())?;
+    let last = times.get(times.len().saturating_sub(1) * 99 / 100);
+    Ok(Bare {
+        per_second: f64::from(count) / seconds.as_secs_f64(),
+        p99: last.map_or(0.0, |time| time.as_secs_f64() * 1e6),
+    })
 }
 
 fn joined<T>(thread: std::thread::JoinHandle<Result<T>>) -> Result<T> {
@@ -82,9 +97,11 @@ fn send(socket: &mut TcpStream, bytes: &[u8], count: usize) -> Result<()> {
     Ok(())
 }
 
-fn ask(mut socket: TcpStream, shape: Shape, depth: usize, end: Instant) -> Result<u32> {
+/// How long each exchange took.
+fn ask(mut socket: TcpStream, shape: Shape, depth: usize, end: Instant) -> Result<Vec<Duration>> {
     let (mut incoming, outgoing) = (vec![0; BUFFER_BYTES], vec![0; BUFFER_BYTES]);
-    let (mut have, mut exchanges) = (0, 0);
+    let (mut have, mut times) = (0, Vec::new());
+    let mut asked: VecDeque<Instant> = core::iter::repeat_n(Instant::now(), depth).collect();
     send(&mut socket, &outgoing, shape.request * depth)?;
     while Instant::now() < end {
         let count = socket.read(&mut incoming)?;
@@ -94,7 +111,11 @@ fn ask(mut socket: TcpStream, shape: Shape, depth: usize, end: Instant) -> Resul
         have += count;
         let answered = have / shape.answer;
         have %= shape.answer;
-        exchanges += u32::try_from(answered)?;
+        let now = Instant::now();
+        for _ in 0..answered {
+            times.extend(asked.pop_front().map(|asked| now - asked));
+            asked.push_back(now);
+        }
         send(&mut socket, &outgoing, shape.request * answered)?;
     }
     // The server may be in the middle of an answer; it ends when it reads the end of the stream.
@@ -102,5 +123,5 @@ fn ask(mut socket: TcpStream, shape: Shape, depth: usize, end: Instant) -> Resul
         .shutdown(std::net::Shutdown::Write)
         .context("ending the bare loopback")?;
     while socket.read(&mut incoming)? > 0 {}
-    Ok(exchanges)
+    Ok(times)
 }

@@ -182,17 +182,17 @@ fn compare(
                 measured.with_context(|| format!("{} on {}", workload.name, contender.name))?,
             );
         }
-        bare.push(loopback::exchanges_per_second(
-            workload,
-            seconds.mul_f64(0.5),
-        )?);
+        bare.push(loopback::exchange(workload, seconds.mul_f64(0.5))?);
     }
     let mut medians = runs.iter().map(|runs| median_of(runs));
     Ok(Row {
         workload: workload.name,
         ours: medians.next().context("no target")?,
         theirs: medians.next(),
-        bare: Some(table::median(bare)),
+        bare: Some(loopback::Bare {
+            per_second: table::median(bare.iter().map(|run| run.per_second).collect()),
+            p99: table::median(bare.iter().map(|run| run.p99).collect()),
+        }),
     })
 }
 

@@ -1,12 +1,14 @@
 //! The printed comparison.
 
 use super::Measured;
+use super::loopback::Bare;
 
 /// What the columns mean.
 pub(crate) const LEGEND: &str = "medians; x = ours / theirs (per second: more is better; all others: less is better); times and \
 cpu in microseconds, cpu = of the server, for one request";
-/// What the last column means, where there is one.
-pub(crate) const BARE: &str = "bare = our share of what TCP alone does with messages of this shape";
+/// What the last columns mean, where there are some.
+pub(crate) const BARE: &str =
+    "bare = our share of what TCP alone does with messages of this shape, and its p99";
 
 /// A workload's medians.
 #[derive(Debug)]
@@ -14,8 +16,8 @@ pub(crate) struct Row {
     pub(crate) workload: &'static str,
     pub(crate) ours: Measured,
     pub(crate) theirs: Option<Measured>,
-    /// Exchanges of bare TCP in a second, where that was measured.
-    pub(crate) bare: Option<f64>,
+    /// Bare TCP, where that was measured.
+    pub(crate) bare: Option<Bare>,
 }
 
 /// The middle of the values, or the mean of the two in the middle; 0 of none.
@@ -31,7 +33,7 @@ pub(crate) fn median(mut values: Vec<f64>) -> f64 {
 
 /// The head of the table.
 pub(crate) fn head(peer: Option<&str>, has_bare: bool) -> String {
-    let bare = if has_bare { " |  bare" } else { "" };
+    let bare = if has_bare { " |  bare     p99" } else { "" };
     let workload = "workload";
     match peer {
         Some(peer) => format!(
@@ -55,8 +57,9 @@ impl Row {
     pub(crate) fn text(&self) -> String {
         let (name, ours) = (self.workload, &self.ours);
         let bare = self.bare.map_or_else(String::new, |bare| {
-            let share = format!("{:.0}%", 100.0 * ours.per_second / bare.max(1.0));
-            format!(" | {share:>5}")
+            let share = 100.0 * ours.per_second / bare.per_second.max(1.0);
+            let share = format!("{share:.0}%");
+            format!(" | {share:>5} {:>7.1}", bare.p99)
         });
         let Some(theirs) = &self.theirs else {
             return format!(
