@@ -17,8 +17,11 @@ const STREAK_FIRST: u32 = 32;
 const STREAK_LAST: u32 = 1 << 16;
 /// So many busy wake-ups among those of a round, and it leaves.
 const BUSY_MAX: u32 = 4;
-/// Wake-ups of a round: after each it is looked where the packets arrive now.
+/// Wake-ups of a round: after each it is judged whether it was right to follow.
 const ROUND: u32 = 128;
+/// After so many wake-ups it is looked where the packets arrive now. A scheduler likes to move an initiator on this host
+/// to the processor that is idle, away from the thread that wakes it.
+const LOOK_EVERY: u32 = 4;
 /// A round without reason to leave counts as a success: after so many the thread may follow quickly again.
 const GOOD_ROUNDS: u32 = 64;
 /// Waiting for the processor longer than this per wake-up is a reason to leave.
@@ -101,6 +104,11 @@ impl Placement {
         }
         if followed.wakes < ROUND {
             self.followed = Some(followed);
+            if followed.wakes.is_multiple_of(LOOK_EVERY)
+                && let Some(socket) = socket
+            {
+                self.follow(socket);
+            }
             return;
         }
         let waited_ns = self.waited_ns();
@@ -148,13 +156,14 @@ impl Placement {
         let mut one = CpuSet::new();
         one.set(index);
         if rustix::thread::sched_setaffinity(None, &one).is_ok() {
-            self.followed = Some(Followed {
+            let before = self.followed.unwrap_or_else(|| Followed {
                 cpu,
                 wakes: 0,
                 busy: 0,
                 good_rounds: 0,
                 waited_ns: self.waited_ns(),
             });
+            self.followed = Some(Followed { cpu, ..before });
         }
     }
 
