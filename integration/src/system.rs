@@ -86,6 +86,8 @@ pub struct Options {
     pub users: Vec<User>,
     /// The state folder; a temporary one when none is given.
     pub state: Option<PathBuf>,
+    /// What is logged (`[log] level`), if not the default.
+    pub log_level: Option<&'static str>,
     /// Environment of the daemons, for failpoints.
     pub environment: Vec<(String, String)>,
 }
@@ -231,6 +233,9 @@ impl System {
             "state = {:?}\n[identity]\nlisten = \"{identity}\"\n",
             self.state
         );
+        if let Some(level) = self.options.log_level {
+            writeln!(text, "[log]\nlevel = \"{level}\"")?;
+        }
         for user in &self.options.users {
             let groups = user
                 .groups

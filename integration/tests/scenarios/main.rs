@@ -32,6 +32,7 @@ mod object_races;
 mod powercut;
 mod powercut_objects;
 mod ring;
+mod secrets;
 mod served;
 mod storm;
 mod target;
@@ -82,6 +83,7 @@ fn main() -> ExitCode {
         storm::SCENARIOS,
         network::SCENARIOS,
         disks::SCENARIOS,
+        secrets::SCENARIOS,
         ring::SCENARIOS,
     ]
     .concat();
