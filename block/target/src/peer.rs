@@ -253,7 +253,10 @@ impl Peer {
                 Event::LoggedIn(logged_in) => self.logged_in(&logged_in, thread),
                 Event::TaskManagement(request) => self.task_management(request, thread),
                 Event::SendTargets(request) => self.send_targets(request, thread),
-                Event::Logout => tracing::debug!(connection = self.id.0, "logout"),
+                Event::Logout => {
+                    tracing::debug!(connection = self.id.0, "logout");
+                    thread.shared.sessions.leave(self.id);
+                }
                 Event::Closed(reason) => {
                     tracing::debug!(connection = self.id.0, peer = %self.entrance.peer, %reason, "closed");
                     self.why_closed = Some(reason);

@@ -30,6 +30,8 @@ struct Session {
     entry: Entry,
     /// The connection that waits until this session is gone.
     successor: Option<(Arc<Mailbox>, ConnectionId)>,
+    /// Its initiator has logged out; jobs of it may still be under way.
+    is_leaving: bool,
 }
 
 /// What comes of beginning a session.
@@ -85,6 +87,7 @@ impl Sessions {
             Session {
                 entry,
                 successor: None,
+                is_leaving: false,
             },
         );
         Beginning::After(older)
@@ -202,11 +205,19 @@ impl Sessions {
         self.lock().get(&id).map(|session| session.entry.clone())
     }
 
-    /// The sessions of an initiator.
+    /// The initiator logs out: from now on, before it is answered, the session is none that it has.
+    pub(crate) fn leave(&self, id: ConnectionId) {
+        if let Some(session) = self.lock().get_mut(&id) {
+            session.is_leaving = true;
+        }
+    }
+
+    /// The sessions an initiator has.
     pub(crate) fn of(&self, initiator: &str) -> Vec<Entry> {
         let table = self.lock();
-        let entries = table.values().map(|session| &session.entry);
+        let entries = table.values().filter(|session| !session.is_leaving);
         entries
+            .map(|session| &session.entry)
             .filter(|entry| *entry.nexus.initiator == *initiator)
             .cloned()
             .collect()

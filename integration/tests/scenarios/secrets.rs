@@ -85,11 +85,7 @@ fn use_secrets(system: &System, curl: &Curl) -> Result<()> {
         &[],
     )?;
     let openrc = system.openrc("admin")?;
-    run(
-        &program("volctl")?,
-        &["create", "jar", "1"],
-        &openrc,
-    )?;
+    run(&program("volctl")?, &["create", "jar", "1"], &openrc)?;
     Ok(())
 }
 
