@@ -126,6 +126,9 @@ impl Proxy {
         }
         gate::check(&request)?;
         let incoming = container_sync::take(&mut request.headers);
+        if incoming.is_none() {
+            gate::check_put(&request)?;
+        }
         gate::inbound(&mut request.headers);
         if let Some(incoming) = incoming {
             request.extensions.insert(incoming);
