@@ -195,9 +195,8 @@ impl Client {
             .iter()
             .filter(|index| holders.contains(index))
             .count();
-        let is_later_deletion =
-            |row: &StoredObject| row.row.data_timestamp > at && row.row.body.is_none();
-        let is_deleted = self.cluster.holders(name, is_later_deletion).len() >= QUORUM;
+        // By now a later PUT may have replaced what a deletion has found.
+        let is_deleted = lock(&self.cluster.stamps).deleted_above(name, at) >= QUORUM;
         let mut history = lock(&self.history);
         let begun = history
             .get(id)
