@@ -34,6 +34,14 @@ pub(crate) fn watch(cluster: &Arc<Cluster>, index: usize) {
             return;
         };
         for write in batch.writes() {
+            if let Write::Put { table, value, .. } = write
+                && *table == OBJECT
+                && let Ok(new) = table::decode::<StoredObject>(value)
+                && new.row.body.is_none()
+            {
+                let at = new.row.data_timestamp;
+                lock(&cluster.stamps).note_deletion(index, &new.row.path.object, at);
+            }
             let Write::Delete { table, key } = write else {
                 continue;
             };

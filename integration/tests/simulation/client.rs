@@ -2,6 +2,7 @@
 
 use crate::cluster::{CONTAINER, Cluster, QUORUM, body_of, lock};
 use crate::history::{History, Kind, Outcome};
+use crate::nemesis::UNLUCKY;
 use bytes::Bytes;
 use core::pin::Pin;
 use core::task::{Context, Poll};
@@ -12,7 +13,7 @@ use http_body_util::BodyExt as _;
 use onggi_common_service::http::{Body, BodyError, Handler as _, Request, collect, empty, full};
 use onggi_common_sim::Random;
 use onggi_common_units::Timestamp;
-use onggi_object_device::StoredObject;
+use onggi_object_device::{Location, StoredObject};
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 use tokio::time::Instant;
@@ -187,17 +188,24 @@ impl Client {
         // A POST brings no bytes: it is kept where the row is, also when the bytes there were found damaged before it came
         // and have not healed yet.
         let needs_bytes = kind != Some(Kind::Post);
-        let holders = self
+        let mut holders = self
             .cluster
             .row_holders(name, needs_bytes, |row| is_there(row, at));
+        // What rotted after the node had answered, and was found before the client heard of it, had been there.
+        let has_rotted = |row: &StoredObject| {
+            row.row.data_timestamp == at && row.location == Location::Quarantined
+        };
+        if !holders.contains(&UNLUCKY) {
+            let rotten = self.cluster.row_holders(name, false, has_rotted);
+            holders.extend(rotten.into_iter().filter(|index| *index == UNLUCKY));
+        }
         let primaries = self.cluster.primaries(name);
         let visible = primaries
             .iter()
             .filter(|index| holders.contains(index))
             .count();
-        let is_later_deletion =
-            |row: &StoredObject| row.row.data_timestamp > at && row.row.body.is_none();
-        let is_deleted = self.cluster.holders(name, is_later_deletion).len() >= QUORUM;
+        // By now a later PUT may have replaced what a deletion has found.
+        let is_deleted = lock(&self.cluster.stamps).deleted_above(name, at) >= QUORUM;
         let mut history = lock(&self.history);
         let begun = history
             .get(id)

@@ -15,7 +15,7 @@ const DOWN_MAX: usize = 2;
 const SKEW_SECONDS_MAX: u64 = 25;
 /// Bytes rot on this node only, and only where another one has the same version whole. A write that was not acknowledged
 /// may be on one device alone: what rots there before it was replicated is nowhere, and no promise is about it.
-const UNLUCKY: usize = 2;
+pub(crate) const UNLUCKY: usize = 2;
 
 /// Makes trouble until it is aborted.
 pub(crate) async fn trouble(cluster: Arc<Cluster>) {
@@ -127,6 +127,9 @@ fn cut_soon(cluster: &Arc<Cluster>, index: usize, random: &mut Random) {
             cluster.power_off(index);
             tokio::time::sleep(time).await;
             cluster.start(index);
+        } else {
+            // Nobody would notice it any more: the node would run on over a disk that is gone.
+            disk.spare();
         }
     });
 }

@@ -8,7 +8,7 @@
 //!
 //! M3: the log is read so that only a record cut short at its very end may be dropped (that is what a crash leaves); a
 //! checksum that does not hold, a log the manifest knows and the directory lacks, a missing table, table file or blob file
-//! is an error. A write that a power cut has torn is cut off before ([`torn`]). What cannot be noticed: the newest log cut
+//! is an error. A write that a power cut has torn is cut off before (`rocks/torn.rs`). What cannot be noticed: the newest log cut
 //! short at the end of a record, or its last block's length fields flipped, look like a crash.
 
 use super::marker::{DB_DIR, Marker, Phase};
