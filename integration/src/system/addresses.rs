@@ -2,6 +2,7 @@
 
 use super::{Host, Options};
 use anyhow::{Context as _, Result, bail, ensure};
+use onggi_common_host::entropy::{Entropy as _, SystemEntropy};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 
 /// Where everything of a system listens.
@@ -31,10 +32,31 @@ pub fn free_port(host: [u8; 4], port: u16) -> Result<u16> {
 #[derive(Default)]
 struct Picked(Vec<TcpListener>);
 
+/// The machine gives ports from 32768 on to connections by itself; one of these stays free while a daemon starts again.
+const PORTS: core::ops::Range<u16> = 10_000..32_000;
+const TRIES_MAX: usize = 256;
+
+/// A listener at any free port of a host.
+fn any(host: [u8; 4]) -> Result<TcpListener> {
+    let span = PORTS.end - PORTS.start;
+    for _ in 0..TRIES_MAX {
+        let mut random = [0; 2];
+        SystemEntropy.fill(&mut random);
+        let port = PORTS.start + u16::from_le_bytes(random) % span;
+        if let Ok(listener) = TcpListener::bind(SocketAddr::from((host, port))) {
+            return Ok(listener);
+        }
+    }
+    bail!("no port of {host:?} is free")
+}
+
 impl Picked {
     fn pick(&mut self, host: [u8; 4], port: u16) -> Result<SocketAddr> {
-        let listener = TcpListener::bind(SocketAddr::from((host, port)))
-            .with_context(|| format!("port {port} of {host:?} is in use"))?;
+        let listener = match port {
+            0 => any(host)?,
+            _ => TcpListener::bind(SocketAddr::from((host, port)))
+                .with_context(|| format!("port {port} of {host:?} is in use"))?,
+        };
         let address = listener.local_addr()?;
         self.0.push(listener);
         Ok(address)

@@ -17,7 +17,7 @@ use bytes::Bytes;
 use core::time::Duration;
 use http_body_util::BodyExt as _;
 use onggi_common_host::durable::{self, Visibility};
-use onggi_common_host::{SystemClock, SystemEntropy};
+use onggi_common_host::{Entropy as _, SystemClock, SystemEntropy};
 use onggi_common_service::Drain;
 use onggi_common_service::http::{Limits, serve};
 use onggi_common_units::{Secret, Timestamp, UtcTime};
@@ -86,12 +86,25 @@ fn ring(addresses: &[String]) -> Ring {
     builder.ring().unwrap()
 }
 
+/// A listener at a port that the machine gives to no connection by itself (it does so from 32768 on): it stays free while a
+/// node is started again.
+async fn free_listener() -> TcpListener {
+    loop {
+        let mut random = [0; 2];
+        SystemEntropy.fill(&mut random);
+        let port = 10_000 + u16::from_le_bytes(random) % 22_000;
+        if let Ok(listener) = TcpListener::bind(("127.0.0.1", port)).await {
+            return listener;
+        }
+    }
+}
+
 impl Cluster {
     async fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let mut listeners = Vec::new();
         for _ in 0..4 {
-            listeners.push(TcpListener::bind("127.0.0.1:0").await.unwrap());
+            listeners.push(free_listener().await);
         }
         let addresses: Vec<String> = listeners
             .iter()
