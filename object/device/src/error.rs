@@ -138,6 +138,17 @@ pub enum DeviceError {
     },
 }
 
+impl OpenError {
+    /// Whether another process, or another part of this one, has the device open.
+    #[must_use]
+    pub const fn is_in_use(&self) -> bool {
+        matches!(
+            self,
+            Self::Store(onggi_common_meta::OpenError::InUse { .. })
+        )
+    }
+}
+
 impl DeviceError {
     /// Whether space is what is missing.
     #[must_use]

@@ -22,6 +22,9 @@ const CHANGES_MAX: usize = 1_024;
 const GROUP_MAX: usize = 256;
 /// How long changes nobody waits for wait for others.
 const GATHER_MAX: Duration = Duration::from_millis(200);
+/// How long a device that somebody else has open is tried again, and how often.
+const IN_USE_PAUSE: Duration = Duration::from_millis(100);
+const IN_USE_PAUSES_MAX: u32 = 100;
 /// Bytes written together: a group that has so many takes no more.
 const GROUP_BYTES_MAX: usize = 4 << 20;
 
@@ -317,6 +320,20 @@ fn was_away(device: &Device, options: &Options, now: UtcTime) -> bool {
     }
 }
 
+/// Opens a device; one that somebody else still has, such as the node's process before, a little later.
+fn opened(options: &DeviceOptions, machine: &Machine) -> Result<Device, OpenError> {
+    let mut pauses = 0;
+    loop {
+        match (machine.open_device)(options, machine.entropy.as_ref()) {
+            Err(error) if error.is_in_use() && pauses < IN_USE_PAUSES_MAX => {
+                pauses += 1;
+                std::thread::sleep(IN_USE_PAUSE);
+            }
+            opened => return opened,
+        }
+    }
+}
+
 /// The devices that are there.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Disks {
@@ -340,7 +357,7 @@ impl Disks {
                 directory,
                 reserve: options.reserve,
             };
-            match (machine.open_device)(&device_options, machine.entropy.as_ref()) {
+            match opened(&device_options, machine) {
                 Ok(device) => {
                     let slots = Arc::new(Semaphore::new(CALLS_MAX));
                     let is_rejoining = was_away(&device, options, now);
