@@ -386,9 +386,7 @@ impl System {
     /// # Errors
     /// When it was not started on hosts.
     pub fn network(&self) -> Result<&Network> {
-        self.network
-            .as_ref()
-            .context("the system has no hosts of its own")
+        self.network.as_ref().context("it has no hosts")
     }
 
     /// The same, to change how it is wired.
@@ -396,9 +394,7 @@ impl System {
     /// # Errors
     /// When it was not started on hosts.
     pub fn network_mut(&mut self) -> Result<&mut Network> {
-        self.network
-            .as_mut()
-            .context("the system has no hosts of its own")
+        self.network.as_mut().context("it has no hosts")
     }
 
     /// Waits until every process of the system answers.

@@ -14,6 +14,7 @@ use crate::middleware::{domain_remap, endpoints, etag_quoter, form_post};
 use crate::options::{Options, Parts};
 use crate::relay;
 use crate::rings::RingsError;
+use core::time::Duration;
 use http::request::Parts as Head;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use onggi_common_host::{Clock, Entropy};
@@ -182,6 +183,9 @@ impl Proxy {
         let resource = parse(&request)?;
         let own = token(&request.headers, &["x-auth-token", "x-storage-token"])?;
         let service = token(&request.headers, &["x-service-token"])?;
+        if own.is_some() || service.is_some() {
+            self.await_revocations().await;
+        }
         let mut asking = self.asking();
         if let Some(incoming) = request.extensions.remove::<Incoming>() {
             return Box::pin(asking.synced(&incoming, &resource, request, body)).await;
@@ -219,6 +223,19 @@ impl Proxy {
         match origin {
             Some(origin) => asking.with_cors(&resource, &origin, answered).await,
             None => answered,
+        }
+    }
+
+    /// No token can be judged before the first list of revoked ones has come, a moment after the start. Longer than this
+    /// the identity service is away, which a client is told.
+    async fn await_revocations(&self) {
+        const STEP: Duration = Duration::from_millis(20);
+        const STEPS_MAX: u32 = 150;
+        for _ in 0..STEPS_MAX {
+            if self.verifier.revocations().is_known() {
+                return;
+            }
+            tokio::time::sleep(STEP).await;
         }
     }
 
