@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, ensure};
 use onggi_common_host::durable;
 use onggi_common_host::run::{Run, RunError};
 use onggi_integration::powercut::random::Random;
-use onggi_integration::system::{ObjectOptions, Options, System, User, program};
+use onggi_integration::system::{Options, System, program};
 use serde_json::Value;
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
@@ -30,22 +30,8 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
 
 fn options(nodes: usize, devices: usize, state: Option<PathBuf>) -> Options {
     Options {
-        object: Some(ObjectOptions {
-            nodes,
-            devices,
-            replicas: 3,
-            port: 0,
-            storage_domain: None,
-            policies: &[],
-        }),
-        users: vec![User {
-            account: "test",
-            user: "tester",
-            key: None,
-            groups: &[".admin"],
-        }],
         state,
-        ..Options::default()
+        ..Options::objects(nodes, devices)
     }
 }
 

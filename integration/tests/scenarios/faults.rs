@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, ensure};
 use onggi_common_host::durable::{self, Visibility};
 use onggi_common_host::entropy::{Entropy as _, SystemEntropy};
 use onggi_common_host::run::Run;
-use onggi_integration::system::{BlockOptions, ObjectOptions, Options, System, User, program, run};
+use onggi_integration::system::{BlockOptions, Options, System, program, run};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -208,22 +208,8 @@ fn full_disk() -> Result<Outcome> {
     let state = folder.path().join("state");
     let _disk = SmallDisk::mount(&state.join("object/devices"), "384M")?;
     let system = System::start(Options {
-        object: Some(ObjectOptions {
-            nodes: 3,
-            devices: 3,
-            replicas: 3,
-            port: 0,
-            storage_domain: None,
-            policies: &[],
-        }),
-        users: vec![User {
-            account: "test",
-            user: "tester",
-            key: None,
-            groups: &[".admin"],
-        }],
         state: Some(state),
-        ..Options::default()
+        ..Options::objects(3, 3)
     })?;
     let environment = system.v1("test:tester");
     let objctl = |arguments: &[&str]| run(&program("objctl")?, arguments, &environment);

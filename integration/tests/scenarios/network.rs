@@ -8,7 +8,7 @@ use crate::writers;
 use crate::{Outcome, Scenario};
 use anyhow::{Result, ensure};
 use onggi_integration::powercut::random::Random;
-use onggi_integration::system::{Host, Network, ObjectOptions, Options, System, User};
+use onggi_integration::system::{Host, Network, Options, System};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -28,22 +28,8 @@ const CHANGE_EVERY: Duration = Duration::from_millis(800);
 
 fn cluster() -> Result<System> {
     System::start(Options {
-        object: Some(ObjectOptions {
-            nodes: usize::from(NODES),
-            devices: usize::from(NODES),
-            replicas: 3,
-            port: 0,
-            storage_domain: None,
-            policies: &[],
-        }),
-        users: vec![User {
-            account: "test",
-            user: "tester",
-            key: None,
-            groups: &[".admin"],
-        }],
         hosts: true,
-        ..Options::default()
+        ..Options::objects(usize::from(NODES), usize::from(NODES))
     })
 }
 

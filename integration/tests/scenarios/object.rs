@@ -7,7 +7,7 @@ use crate::{Outcome, Scenario};
 use anyhow::{Context as _, Result, ensure};
 use onggi_common_host::durable::{self, Visibility};
 use onggi_common_host::entropy::{Entropy as _, SystemEntropy};
-use onggi_integration::system::{ObjectOptions, Options, System, User, program, run};
+use onggi_integration::system::{Options, System, program, run};
 use rustix::process::{Pid, Signal};
 use serde_json::Value;
 use std::io::{Read as _, Write as _};
@@ -49,23 +49,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
 pub(crate) const LOGIN: &str = "test:tester";
 
 pub(crate) fn system() -> Result<System> {
-    System::start(Options {
-        object: Some(ObjectOptions {
-            nodes: 4,
-            devices: 4,
-            replicas: 3,
-            port: 0,
-            storage_domain: None,
-            policies: &[],
-        }),
-        users: vec![User {
-            account: "test",
-            user: "tester",
-            key: None,
-            groups: &[".admin"],
-        }],
-        ..Options::default()
-    })
+    System::start(Options::objects(4, 4))
 }
 
 pub(crate) fn random_file(path: &Path, bytes: usize) -> Result<Vec<u8>> {

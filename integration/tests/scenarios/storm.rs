@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, ensure};
 use onggi_common_host::durable::{self, Visibility};
 use onggi_common_host::run::{Run, RunError};
 use onggi_integration::powercut::random::Random;
-use onggi_integration::system::{ObjectOptions, Options, System, User, program};
+use onggi_integration::system::{Options, System, program};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -31,23 +31,7 @@ const STORM: Duration = Duration::from_secs(12);
 const KILL_EVERY: Duration = Duration::from_millis(350);
 
 fn cluster(nodes: usize) -> Result<System> {
-    System::start(Options {
-        object: Some(ObjectOptions {
-            nodes,
-            devices: nodes * 2,
-            replicas: 3,
-            port: 0,
-            storage_domain: None,
-            policies: &[],
-        }),
-        users: vec![User {
-            account: "test",
-            user: "tester",
-            key: None,
-            groups: &[".admin"],
-        }],
-        ..Options::default()
-    })
+    System::start(Options::objects(nodes, nodes * 2))
 }
 
 /// Kills a node now and then, until told to stop. One may be killed again before it is back.

@@ -341,8 +341,10 @@ impl Device {
         }
         group.left_files.extend(left_file);
         // Whatever a commit comes to, its reservation is of no use any more, and would keep others out until it expires.
-        let held = self.reservations().get(key);
-        let is_own = |commit: Commit| held.is_some_and(|held| held.token == commit.token);
+        let is_own = |commit: Commit| {
+            let held = self.reservations().get(key);
+            held.is_some_and(|held| held.token == commit.token)
+        };
         let is_spent = match how.guard {
             Guard::Commit { commit, .. } => merged != Merged::Lapsed && is_own(commit),
             Guard::None | Guard::Above { .. } => false,

@@ -8,11 +8,14 @@ use core::time::Duration;
 use http::{HeaderValue, StatusCode, header};
 use onggi_common_service::http::Response;
 use serde::{Deserialize, Serialize};
+use std::sync::Arc;
 
 /// Where a node answers with [`NodeStatus`] as JSON.
 pub const STATUS_PATH: &str = "/status";
 /// Where it answers with the same in the text format of Prometheus.
 pub const METRICS_PATH: &str = "/metrics";
+/// Who asks for these at a time; others are told to come back.
+pub(crate) const ASKERS_MAX: usize = 8;
 /// After so many failures since the last proof that it works, a device is taken out of service.
 const FAILURES_MAX: u64 = 16;
 
@@ -328,10 +331,18 @@ impl Node {
         if path != STATUS_PATH && path != METRICS_PATH {
             return None;
         }
+        // The file systems are asked, which may take its time on a disk that fails: askers must not use up the threads.
+        let Ok(place) = Arc::clone(&self.askers).try_acquire_owned() else {
+            return Some(respond::status(StatusCode::SERVICE_UNAVAILABLE));
+        };
         let (disks, address) = (self.disks.clone(), self.address.clone());
         let now = self.clock.monotonic();
-        // The file systems are asked, which may take its time on a disk that fails.
-        let status = tokio::task::spawn_blocking(move || disks.status(&address, now)).await;
+        let status = tokio::task::spawn_blocking(move || {
+            let status = disks.status(&address, now);
+            drop(place);
+            status
+        });
+        let status = status.await;
         let Ok(status) = status else {
             return Some(respond::status(StatusCode::INTERNAL_SERVER_ERROR));
         };

@@ -3,6 +3,7 @@
 use crate::disks::{Disk, Disks};
 use crate::holds::Holds;
 use crate::options::Options;
+use crate::progress::ASKERS_MAX;
 use crate::respond::{self, Early};
 use crate::rings::Rings;
 use crate::upload::Received;
@@ -19,6 +20,7 @@ use onggi_object_wire::{Refusal, Resource, Target, Verifier, head, link};
 use serde::de::DeserializeOwned;
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
 
 /// How far ahead of this node's clock a write may be stamped.
 pub const AHEAD_MAX: core::time::Duration = core::time::Duration::from_secs(60);
@@ -37,6 +39,8 @@ pub struct Node {
     pub(crate) limiter: Arc<Limiter>,
     /// Keys that conditional writes are about to change.
     pub(crate) holds: Holds,
+    /// Places for those who ask how the node is.
+    pub(crate) askers: Arc<Semaphore>,
     verifier: Mutex<Verifier>,
 }
 
@@ -67,6 +71,7 @@ impl Node {
             reclaim_age_days: options.reclaim_age_days,
             limiter: Arc::new(Limiter::default()),
             holds: Holds::default(),
+            askers: Arc::new(Semaphore::new(ASKERS_MAX)),
             verifier: Mutex::new(verifier),
         }
     }

@@ -9,6 +9,9 @@
 //! - Each batch says up to which sequence number all was on stable storage before it ([`Watermark`]). A later record
 //!   that says so of the torn one proves damage: then nothing is cut, and RocksDB refuses.
 //!
+//! What cannot be told from a torn write: zeros in the last two batches before a crash that the disk itself has lost after
+//! it said that they were on stable storage. Nothing after them has proved them; what is cut off is kept for such a case.
+//!
 //! Source for the form of a log: RocksDB's wiki, "Write Ahead Log File Format".
 
 use super::super::marker::DB_DIR;
