@@ -2,6 +2,7 @@
 
 use crate::driver::{Door, hand_over};
 use crate::options::Limits;
+use onggi_common_host::in_use;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use rustix::io::Errno;
 use rustix::net::{SocketFlags, acceptfrom_with};
@@ -76,8 +77,7 @@ impl Portals {
         let mut listeners = Vec::new();
         for Portal { address, group } in portals.iter().copied() {
             let bind = || -> io::Result<Listening> {
-                let listener = TcpListener::bind(address)?;
-                listener.set_nonblocking(true)?;
+                let listener = in_use::listen(address)?;
                 let address = listener.local_addr()?;
                 let (portal, open) = (Portal { address, group }, Arc::default());
                 Ok(Listening {

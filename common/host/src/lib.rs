@@ -7,6 +7,7 @@ pub mod dialogue;
 pub mod durable;
 pub mod entropy;
 pub mod helper;
+pub mod in_use;
 pub mod loopback;
 pub mod page_cache;
 pub mod private;

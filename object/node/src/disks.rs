@@ -5,6 +5,7 @@ use crate::options::Options;
 use crate::progress::Progress;
 use core::sync::atomic::{AtomicBool, Ordering};
 use core::time::Duration;
+use onggi_common_host::in_use;
 use onggi_common_units::UtcTime;
 use onggi_object_device::{
     Change, Committed, Device, DeviceError, DeviceOptions, OpenError, PendingObject,
@@ -22,9 +23,6 @@ const CHANGES_MAX: usize = 1_024;
 const GROUP_MAX: usize = 256;
 /// How long changes nobody waits for wait for others.
 const GATHER_MAX: Duration = Duration::from_millis(200);
-/// How long a device that somebody else has open is tried again, and how often.
-const IN_USE_PAUSE: Duration = Duration::from_millis(100);
-const IN_USE_PAUSES_MAX: u32 = 100;
 /// Bytes written together: a group that has so many takes no more.
 const GROUP_BYTES_MAX: usize = 4 << 20;
 
@@ -322,16 +320,10 @@ fn was_away(device: &Device, options: &Options, now: UtcTime) -> bool {
 
 /// Opens a device; one that somebody else still has, such as the node's process before, a little later.
 fn opened(options: &DeviceOptions, machine: &Machine) -> Result<Device, OpenError> {
-    let mut pauses = 0;
-    loop {
-        match (machine.open_device)(options, machine.entropy.as_ref()) {
-            Err(error) if error.is_in_use() && pauses < IN_USE_PAUSES_MAX => {
-                pauses += 1;
-                std::thread::sleep(IN_USE_PAUSE);
-            }
-            opened => return opened,
-        }
-    }
+    in_use::awaited(
+        || (machine.open_device)(options, machine.entropy.as_ref()),
+        OpenError::is_in_use,
+    )
 }
 
 /// The devices that are there.

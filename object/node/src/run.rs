@@ -6,6 +6,7 @@ use crate::machine::Machine;
 use crate::options::Options;
 use crate::rings::Rings;
 use crate::server::Node;
+use onggi_common_host::in_use;
 use onggi_common_service::Drain;
 use onggi_common_service::http::{self, Limits};
 use onggi_object_client::{NodeClient, Nodes};
@@ -27,8 +28,8 @@ pub enum RunError {
     /// It was given no devices.
     #[error("the node has no devices: name at least one")]
     NoDevices,
-    /// Opening the devices was cut off.
-    #[error("opening the devices was cut off")]
+    /// Listening, or opening the devices, was cut off.
+    #[error("the start of the node was cut off")]
     CutOff,
 }
 
@@ -41,7 +42,10 @@ pub async fn run(options: Options, drain: Drain) -> Result<(), RunError> {
         address: options.address.clone(),
         source,
     };
-    let listener = TcpListener::bind(&options.address).await.map_err(failed)?;
+    let address = options.address.clone();
+    let listener = tokio::task::spawn_blocking(move || in_use::listen(address)).await;
+    let listener = listener.ok().ok_or(RunError::CutOff)?;
+    let listener = listener.and_then(TcpListener::from_std).map_err(failed)?;
     serve(listener, options, drain).await
 }
 

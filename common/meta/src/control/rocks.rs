@@ -3,7 +3,7 @@
 use super::Embedded;
 use crate::error::{ADVICE_DAMAGED, OpenError, StoreError};
 use crate::local::rocks::{Options, RocksStore};
-use onggi_common_host::Clock;
+use onggi_common_host::{Clock, in_use};
 use onggi_common_units::ByteCount;
 use std::path::Path;
 use std::sync::Arc;
@@ -16,7 +16,11 @@ pub fn open(directory: &Path, clock: Arc<dyn Clock>) -> Result<Embedded, OpenErr
     let mut options = Options::new(&Embedded::TABLES);
     options.cache = ByteCount::from_mib(8);
     options.write_buffers = ByteCount::from_mib(16);
-    let store = Arc::new(RocksStore::open(directory, &options)?);
+    let store = in_use::awaited(
+        || RocksStore::open(directory, &options),
+        |error| matches!(error, OpenError::InUse { .. }),
+    )?;
+    let store = Arc::new(store);
     Embedded::new(store, clock).map_err(|error| match error {
         StoreError::Damaged { store, detail, .. } => OpenError::Damaged {
             file: store.join("db"),

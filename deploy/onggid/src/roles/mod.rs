@@ -11,7 +11,7 @@ mod target;
 
 use crate::state::{Processes, StateFolder};
 use anyhow::{Context as _, Result};
-use onggi_common_host::{Clock as _, SystemClock};
+use onggi_common_host::{Clock as _, SystemClock, in_use};
 use onggi_common_service::http::{self, Handler, Limits, WithHealthcheck};
 use onggi_common_service::{Config, Drain, drain};
 use onggi_object_client::LocalNodes;
@@ -89,7 +89,10 @@ pub(crate) async fn all(config: &Config, folder: &StateFolder, drain: &Drain) ->
 
 /// Binds a listener; the error says which key to change.
 async fn bind(address: SocketAddr, key: &str) -> Result<TcpListener> {
-    TcpListener::bind(address).await.with_context(|| {
+    let listener = tokio::task::spawn_blocking(move || in_use::listen(address))
+        .await
+        .context("listening panicked")?;
+    listener.and_then(TcpListener::from_std).with_context(|| {
         format!("listening on {address} ({key} in the configuration; `ss -ltnp` shows who uses it)")
     })
 }
