@@ -216,9 +216,12 @@ impl System {
         let Addresses { objects, nodes, .. } = &self.addresses;
         writeln!(
             text,
-            "[object]\nlisten = \"{objects}\"\nreplicas = {}\npart_power = 8\nexpiry_delay_seconds = 1\naudit_interval_seconds = 5",
+            "[object]\nlisten = \"{objects}\"\nreplicas = {}\npart_power = 8",
             object.replicas
         )?;
+        if !self.options.usual_pauses {
+            writeln!(text, "expiry_delay_seconds = 1\naudit_interval_seconds = 5")?;
+        }
         if let Some(domain) = object.storage_domain {
             writeln!(text, "storage_domain = \"{domain}\"")?;
         }

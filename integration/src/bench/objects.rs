@@ -23,7 +23,7 @@ const PIECE_BYTES: usize = 1 << 20;
 const LARGE_COUNT: usize = 4;
 /// The names of a listing: the most that one request gives.
 const NAMES: usize = 10_000;
-const LISTINGS: usize = 10;
+const LISTINGS: usize = 50;
 
 /// What `bench objects` is told.
 #[derive(Debug, Clone, clap::Args)]
@@ -215,7 +215,8 @@ fn run_all(sides: &mut [Side], run: usize, options: &ObjectsBench) -> Result<()>
         for (side, small) in sides.iter_mut().zip(&mut small) {
             let (bytes, names) = match kind {
                 Kind::Put => (SMALL_BYTES, usize::MAX),
-                Kind::PutLarge | Kind::GetLarge => (PIECE_BYTES, LARGE_COUNT),
+                Kind::PutLarge => (PIECE_BYTES, LARGE_COUNT),
+                Kind::GetLarge => (0, LARGE_COUNT),
                 Kind::List => (0, LISTINGS),
                 Kind::Get | Kind::Head | Kind::Delete => (0, *small),
             };

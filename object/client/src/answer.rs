@@ -4,7 +4,9 @@ use crate::call::{Answer, Body, CallError};
 use http::StatusCode;
 use onggi_common_units::Timestamp;
 use onggi_object_model::{AccountInfo, ContainerInfo, Listing};
+use onggi_object_wire::codec::CodecError;
 use onggi_object_wire::object::{Found, Missing, Refused, Written};
+use onggi_object_wire::pages::{self, Entry};
 use onggi_object_wire::{Place, container};
 use serde::de::DeserializeOwned;
 
@@ -270,11 +272,8 @@ pub enum ListAnswer<I, E> {
     },
 }
 
-impl<I: DeserializeOwned, E: DeserializeOwned> ListAnswer<I, E> {
-    pub(crate) async fn from_answer(
-        answer: Answer,
-        parse: impl FnOnce(&[u8]) -> Result<Listing<E>, serde_json::Error>,
-    ) -> Result<Self, CallError> {
+impl<I: DeserializeOwned, E: Entry> ListAnswer<I, E> {
+    pub(crate) async fn from_answer(answer: Answer) -> Result<Self, CallError> {
         if answer.status != StatusCode::OK {
             return Ok(match InfoAnswer::from_answer(answer).await? {
                 InfoAnswer::Missing(info) => Self::Missing(info),
@@ -286,12 +285,12 @@ impl<I: DeserializeOwned, E: DeserializeOwned> ListAnswer<I, E> {
         }
         let info = Box::new(answer.head()?);
         let bytes = answer.bytes(LISTING_BYTES_MAX).await?;
-        let malformed = |error: serde_json::Error| CallError::Malformed {
+        let malformed = |error: CodecError| CallError::Malformed {
             detail: error.to_string(),
         };
         Ok(Self::Found {
             info,
-            listing: parse(&bytes).map_err(malformed)?,
+            listing: pages::decode(&bytes).map_err(malformed)?,
         })
     }
 }

@@ -6,9 +6,7 @@ use crate::http_client::Timeouts;
 use crate::put_stream::{PIECES_MAX, PutStream};
 use bytes::Bytes;
 use http::{Method, StatusCode};
-use onggi_object_model::{
-    AccountEntry, AccountInfo, ContainerInfo, Listing, ObjectEntry, ObjectRecord,
-};
+use onggi_object_model::{AccountEntry, AccountInfo, ContainerInfo, ObjectEntry, ObjectRecord};
 use onggi_object_wire::merge::CountedContainer;
 use onggi_object_wire::object::{Delete, Get, Post, Put, Release, Reserve};
 use onggi_object_wire::{Place, Resource, account, container, rows};
@@ -232,10 +230,7 @@ impl Nodes {
     ) -> Result<ListAnswer<ContainerInfo, ObjectEntry>, CallError> {
         let call = Call::new(Method::GET, Resource::Container, list)?;
         let answer = self.client.call(place, call).await?;
-        ListAnswer::from_answer(answer, |bytes| {
-            serde_json::from_slice::<Listing<ObjectEntry>>(bytes)
-        })
-        .await
+        ListAnswer::from_answer(answer).await
     }
 
     /// Makes an account, or changes its metadata.
@@ -301,10 +296,7 @@ impl Nodes {
     ) -> Result<ListAnswer<AccountInfo, AccountEntry>, CallError> {
         let call = Call::new(Method::GET, Resource::Account, list)?;
         let answer = self.client.call(place, call).await?;
-        ListAnswer::from_answer(answer, |bytes| {
-            serde_json::from_slice::<Listing<AccountEntry>>(bytes)
-        })
-        .await
+        ListAnswer::from_answer(answer).await
     }
 
     /// Tells a container about its objects. False when it is not there.

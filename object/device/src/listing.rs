@@ -20,21 +20,22 @@ use onggi_object_wire::rows::Record;
 pub trait Listed: Record {
     /// The line.
     type Entry;
-    /// Makes the line.
-    fn entry(&self) -> Self::Entry;
+    /// The line of it.
+    fn into_entry(self) -> Self::Entry;
 }
 
 impl Listed for ObjectRecord {
     type Entry = ObjectEntry;
 
-    fn entry(&self) -> ObjectEntry {
+    fn into_entry(self) -> ObjectEntry {
+        let last_modified = self.timestamp();
         ObjectEntry {
-            name: self.name.as_str().to_owned(),
+            name: self.name.into(),
             hash: self.etag,
             bytes: self.length,
-            content_type: self.content_type.clone(),
-            last_modified: self.timestamp(),
-            annotations: self.annotations.clone(),
+            content_type: self.content_type,
+            last_modified,
+            annotations: self.annotations,
         }
     }
 }
@@ -42,9 +43,9 @@ impl Listed for ObjectRecord {
 impl Listed for CountedContainer {
     type Entry = AccountEntry;
 
-    fn entry(&self) -> AccountEntry {
+    fn into_entry(self) -> AccountEntry {
         AccountEntry {
-            name: self.record.name.as_str().to_owned(),
+            name: self.record.name.into(),
             count: self.record.object_count,
             bytes: self.record.bytes_used,
             last_modified: self.record.put_timestamp,
@@ -152,7 +153,7 @@ impl<R: Listed> Walk<'_, R> {
             self.jump = Some(name);
             return ControlFlow::Break(());
         }
-        self.entries.push(ListingEntry::Item(record.entry()));
+        self.entries.push(ListingEntry::Item(record.into_entry()));
         if self.entries.len() >= self.query.limit {
             return ControlFlow::Break(());
         }

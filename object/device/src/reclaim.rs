@@ -13,6 +13,7 @@ use crate::format::QUARANTINE;
 use crate::key::{ObjectKey, horizon_key, parse_horizon_key};
 use crate::large::{self, Incoming};
 use crate::stored::{Location, StoredObject, day_of, trace_day};
+use crate::stripes::Stripes;
 use crate::tables::{BODY, HORIZON, OBJECT};
 use core::ops::ControlFlow;
 use onggi_common_meta::KeyRange;
@@ -23,7 +24,7 @@ use onggi_object_wire::body::BodyHash;
 use onggi_object_wire::digest::SLOT_BITS;
 use onggi_object_wire::replication::{KeySum, Scope};
 use onggi_object_wire::{ChunkHasher, ObjectRow, Slot};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Mutex, PoisonError};
 
 /// The row that says when the device was alive last.
@@ -126,6 +127,51 @@ impl Device {
         let horizon = self.horizon(Scope::Objects(policy), Slot::of(&sum.hash));
         let newest = sum.timestamps.into_iter().max().unwrap_or(Timestamp::ZERO);
         sum.horizon < horizon && day_of(newest.to_utc().seconds()) <= horizon
+    }
+
+    /// Raises the horizon of those of these slots that have nothing to let go of, many in one write; the others are left to
+    /// [`Self::reclaim`] or [`Self::reclaim_rosters`]. The caller has seen that every primary holds the same.
+    ///
+    /// # Errors
+    /// When the store refuses.
+    pub fn raise_horizons(
+        &self,
+        scope: Scope,
+        slots: impl IntoIterator<Item = Slot>,
+        horizon: u16,
+    ) -> Result<Vec<Slot>, DeviceError> {
+        let mut by_stripe: BTreeMap<usize, Vec<Slot>> = BTreeMap::new();
+        for slot in slots {
+            by_stripe
+                .entry(Stripes::index(slot))
+                .or_default()
+                .push(slot);
+        }
+        let mut left = Vec::new();
+        for (stripe, slots) in by_stripe {
+            let _guards = self.stripes().lock_all(&BTreeSet::from([stripe]));
+            let (mut batch, mut raised) = (Batch::new(), Vec::new());
+            for slot in slots {
+                if self.horizon(scope, slot) >= horizon {
+                    continue;
+                }
+                if self.digest_table().has_settled(scope, slot, horizon) {
+                    left.push(slot);
+                    continue;
+                }
+                batch.put(HORIZON, horizon_key(scope, slot), horizon.to_be_bytes());
+                raised.push(slot);
+            }
+            if raised.is_empty() {
+                continue;
+            }
+            // A horizon that a power cut takes back is raised again.
+            self.store().write(&batch, Durability::Lazy)?;
+            for slot in raised {
+                self.horizons().keep(scope, slot, horizon);
+            }
+        }
+        Ok(left)
     }
 
     /// Raises a slot's horizon and lets go of the tombstones it settles; how many. The caller has seen that every primary

@@ -116,6 +116,12 @@ macro_rules! name_type {
             }
         }
 
+        impl From<$type> for String {
+            fn from(name: $type) -> Self {
+                name.0.into()
+            }
+        }
+
         impl AsRef<str> for $type {
             fn as_ref(&self) -> &str {
                 &self.0

@@ -201,10 +201,10 @@ impl Node {
     async fn reclaim(&self, disk: &Disk, round: Round, units: Vec<u32>) {
         let reclaimed = disk.call(move |device| {
             let mut count = 0;
-            for slot in units
+            let slots = units
                 .into_iter()
-                .flat_map(|unit| slots_of(unit, round.bits))
-            {
+                .flat_map(|unit| slots_of(unit, round.bits));
+            for slot in device.raise_horizons(round.scope, slots, round.horizon)? {
                 count += match (round.scope, kind_of(round.scope)) {
                     (Scope::Objects(policy), _) => device.reclaim(policy, slot, round.horizon)?,
                     (_, Some(kind)) => device.reclaim_rosters(kind, slot, round.horizon)?,

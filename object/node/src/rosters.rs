@@ -9,6 +9,7 @@ use onggi_common_units::Timestamp;
 use onggi_object_device::roster::{Changed, Decision};
 use onggi_object_device::{Change, Committed, RosterKey, RosterKind, RosterRow};
 use onggi_object_model::{AccountName, ContainerPath, Listing, StampedMetadata};
+use onggi_object_wire::pages::{self, Entry};
 use serde::Serialize;
 
 impl Node {
@@ -99,14 +100,8 @@ pub(crate) fn info<I: Serialize>(
 }
 
 /// Answers a listing.
-pub(crate) fn listing<I: Serialize, E: Serialize>(info: &I, listing: &Listing<E>) -> Response {
+pub(crate) fn listing<I: Serialize, E: Entry>(info: &I, listing: &Listing<E>) -> Response {
     let mut response = respond::with_head(StatusCode::OK, info);
-    match serde_json::to_vec(listing) {
-        Ok(bytes) => *response.body_mut() = onggi_common_service::http::full(bytes),
-        Err(error) => {
-            tracing::error!(%error, "a listing cannot be sent");
-            return respond::status(StatusCode::INTERNAL_SERVER_ERROR);
-        }
-    }
+    *response.body_mut() = onggi_common_service::http::full(pages::encode(listing));
     response
 }

@@ -7,7 +7,6 @@ use onggi_object_model::{
     AccountEntry, AccountInfo, ContainerInfo, Listing, ListingEntry, ObjectEntry, ObjectInfo,
 };
 use std::cmp::Ordering;
-use std::collections::BTreeMap;
 
 fn newer<T: Ord>(ours: &T, theirs: &T) -> bool {
     theirs > ours
@@ -123,17 +122,19 @@ pub fn listings<T: Versioned>(
             .flatten()
     };
     let ends: Vec<Option<String>> = pages.iter().map(known_to).collect();
-    let mut lines: BTreeMap<(String, bool), (usize, ListingEntry<T>)> = BTreeMap::new();
-    for entry in pages.into_iter().flat_map(|page| page.entries) {
-        let key = match &entry {
-            ListingEntry::Item(item) => (item.name().to_owned(), false),
-            ListingEntry::Subdir(name) => (name.clone(), true),
-        };
-        match lines.get_mut(&key) {
-            None => {
-                lines.insert(key, (1, entry));
-            }
-            Some((count, known)) => {
+    let mut lines: Vec<ListingEntry<T>> = pages.into_iter().flat_map(|page| page.entries).collect();
+    // The pages are in order already, and the sort takes such runs as they are.
+    if reverse {
+        lines.sort_by(|left, right| key(right).cmp(&key(left)));
+    } else {
+        lines.sort_by(|left, right| key(left).cmp(&key(right)));
+    }
+    // Each with how many pages have it.
+    let mut ordered: Vec<(usize, ListingEntry<T>)> =
+        Vec::with_capacity(lines.len() / replicas.max(1));
+    for entry in lines {
+        match ordered.last_mut() {
+            Some((count, known)) if key(known) == key(&entry) => {
                 *count += 1;
                 if let (ListingEntry::Item(old), ListingEntry::Item(new)) = (&*known, &entry)
                     && old.compare(new) == Ordering::Less
@@ -141,21 +142,19 @@ pub fn listings<T: Versioned>(
                     *known = entry;
                 }
             }
+            Some(_) | None => ordered.push((1, entry)),
         }
-    }
-    let mut ordered: Vec<_> = lines.into_iter().collect();
-    if reverse {
-        ordered.reverse();
     }
     let past = |name: &str, end: &str| if reverse { name < end } else { name > end };
     let mut merged = MergedListing {
         page: Listing::default(),
         doubtful: Vec::new(),
     };
-    for ((name, is_subdir), (count, entry)) in ordered.into_iter().take(limit) {
-        let silent = ends.iter().flatten().filter(|end| past(&name, end)).count();
+    for (count, entry) in ordered.into_iter().take(limit) {
+        let (name, is_subdir) = key(&entry);
+        let silent = ends.iter().flatten().filter(|end| past(name, end)).count();
         if !is_subdir && count + silent < replicas {
-            merged.doubtful.push(name);
+            merged.doubtful.push(name.to_owned());
         }
         merged.page.entries.push(entry);
     }
@@ -163,10 +162,15 @@ pub fn listings<T: Versioned>(
 }
 
 fn last_name<T: Versioned>(page: &Listing<T>) -> Option<String> {
-    page.entries.last().map(|entry| match entry {
-        ListingEntry::Item(item) => item.name().to_owned(),
-        ListingEntry::Subdir(name) => name.clone(),
-    })
+    page.entries.last().map(|entry| key(entry).0.to_owned())
+}
+
+/// What lines are ordered by: the name, and an object before what begins like it.
+fn key<T: Versioned>(entry: &ListingEntry<T>) -> (&str, bool) {
+    match entry {
+        ListingEntry::Item(item) => (item.name(), false),
+        ListingEntry::Subdir(name) => (name, true),
+    }
 }
 
 #[cfg(test)]
@@ -175,6 +179,7 @@ mod tests {
     use onggi_common_units::Timestamp;
     use onggi_object_model::{Etag, Metadata, PolicyIndex};
     use proptest::prelude::*;
+    use std::collections::BTreeMap;
 
     fn at(ticks: u64) -> Timestamp {
         Timestamp::from_ticks(ticks).unwrap()

@@ -136,10 +136,21 @@ impl Writer {
     /// # Panics
     /// When the map has more than 2³² entries.
     pub fn map(&mut self, map: &BTreeMap<String, String>) {
-        let count =
-            u32::try_from(map.len()).expect("metadata is bounded far below 4 billion items");
+        let pairs = map.iter();
+        self.pairs(
+            map.len(),
+            pairs.map(|(key, value)| (key.as_str(), value.as_str())),
+        );
+    }
+
+    /// So many pairs of texts, each key once and in order: what [`Reader::map`] reads.
+    ///
+    /// # Panics
+    /// When there are more than 2³² pairs.
+    pub fn pairs<'a>(&mut self, count: usize, pairs: impl Iterator<Item = (&'a str, &'a str)>) {
+        let count = u32::try_from(count).expect("metadata is bounded far below 4 billion items");
         self.u32(count);
-        for (key, value) in map {
+        for (key, value) in pairs {
             self.text(key);
             self.text(value);
         }

@@ -11,7 +11,6 @@ use onggi_object_model::listing::annotation::SYSTEM_PREFIX;
 use onggi_object_model::{
     AccountName, ContainerName, Etag, Metadata, ObjectInfo, ObjectName, ObjectPath, ObjectRecord,
 };
-use std::collections::BTreeMap;
 
 /// The newest version of the binary form.
 pub const VERSION: u8 = 1;
@@ -250,11 +249,7 @@ fn read_body(reader: &mut Reader<'_>) -> Result<Body, CodecError> {
 }
 
 pub(crate) fn write_metadata(writer: &mut Writer, metadata: &Metadata) {
-    let map: BTreeMap<String, String> = metadata
-        .iter()
-        .map(|(name, value)| (name.to_owned(), value.to_owned()))
-        .collect();
-    writer.map(&map);
+    writer.pairs(metadata.iter().count(), metadata.iter());
 }
 
 pub(crate) fn read_metadata(reader: &mut Reader<'_>) -> Result<Metadata, CodecError> {

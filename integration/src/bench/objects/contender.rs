@@ -44,6 +44,7 @@ impl Contender {
                 policies: &[],
             }),
             single_process,
+            usual_pauses: true,
             users: vec![User {
                 account: "test",
                 user: "tester",

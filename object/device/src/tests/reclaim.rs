@@ -4,7 +4,8 @@ use super::{SCOPE, body_files, delete, key, on_both, open_rocks, path, put, read
 use crate::stored::trace_day;
 use crate::{Device, Merge, Merged, NewRow};
 use onggi_common_units::{Timestamp, UtcTime};
-use onggi_object_wire::ObjectRow;
+use onggi_object_wire::digest::SLOT_BITS;
+use onggi_object_wire::{ObjectRow, Slot};
 use onggi_object_wire::replication::KeySum;
 
 const DAY: u64 = 86_400 * 100_000;
@@ -70,6 +71,29 @@ fn the_horizon_outlives_the_process() {
     assert_eq!(days(&device), 0);
     assert!(!device.units_behind(SCOPE, 16, 10).contains(&slot.number()));
     assert!(device.units_behind(SCOPE, 16, 11).contains(&slot.number()));
+}
+
+#[test]
+fn horizons_are_raised_together_where_nothing_is_to_be_let_go_of() {
+    let dir = tempfile::tempdir().unwrap();
+    let all = || (0..1 << SLOT_BITS).filter_map(Slot::new);
+    let (old, young) = (key(1).slot(), key(2).slot());
+    assert_ne!(old, young);
+    {
+        let device = open_rocks(dir.path());
+        delete(&device, 1, 10 * DAY);
+        delete(&device, 2, 11 * DAY);
+        assert_eq!(device.raise_horizons(SCOPE, all(), 10).unwrap(), [old]);
+        assert_eq!(device.units_behind(SCOPE, SLOT_BITS, 10), [old.number()]);
+        assert!(device.get_object(&key(1)).unwrap().is_some());
+        assert_eq!(device.reclaim(key(1).policy, old, 10).unwrap(), 1);
+        // A horizon never goes back.
+        assert!(device.raise_horizons(SCOPE, all(), 9).unwrap().is_empty());
+        assert_eq!(device.horizon(SCOPE, young), 10);
+    }
+    let device = open_rocks(dir.path());
+    assert!(device.units_behind(SCOPE, SLOT_BITS, 10).is_empty());
+    assert!(device.get_object(&key(2)).unwrap().is_some());
 }
 
 #[test]
