@@ -1,13 +1,14 @@
 //! The cluster as the proxy sees it: rings, hash secrets, nodes, and which nodes are well.
 
 use crate::clock::HybridClock;
+use crate::heat::Heat;
 use crate::options::{Options, Parts};
 use crate::rings::{RingStore, Rings, RingsError};
 use core::time::Duration;
 use onggi_object_client::{Limiter, Nodes};
 use onggi_object_model::{AccountName, ContainerPath, ObjectPath, Policy, PolicyIndex};
 use onggi_object_replica::{Consistency, Quorum};
-use onggi_object_ring::{Device, DeviceId, HashSecrets, Partition, Ring};
+use onggi_object_ring::{Device, DeviceId, HashSecrets, Partition, PathHash, Ring};
 use onggi_object_wire::{DeviceName, Place};
 use std::sync::Arc;
 
@@ -26,11 +27,13 @@ pub(crate) struct Member {
 pub(crate) struct Replicas {
     ring: Arc<Ring>,
     partition: Partition,
+    pub(crate) hash: PathHash,
     pub(crate) primaries: Vec<Member>,
 }
 
 impl Replicas {
-    fn new(ring: &Arc<Ring>, partition: Partition) -> Self {
+    fn new(ring: &Arc<Ring>, hash: PathHash) -> Self {
+        let partition = ring.partition(&hash);
         let primaries = ring
             .primaries(partition)
             .into_iter()
@@ -39,6 +42,7 @@ impl Replicas {
         Self {
             ring: Arc::clone(ring),
             partition,
+            hash,
             primaries,
         }
     }
@@ -106,6 +110,7 @@ pub(crate) struct Cluster {
     pub(crate) rings: Arc<RingStore>,
     pub(crate) clock: HybridClock,
     pub(crate) limiter: Arc<Limiter>,
+    pub(crate) heat: Heat,
     pub(crate) consistency: Consistency,
     policies: Vec<Policy>,
     secrets: HashSecrets,
@@ -122,6 +127,7 @@ impl Cluster {
             rings: Arc::new(rings),
             clock: HybridClock::new(Arc::clone(&parts.clock), &*parts.entropy),
             limiter: Arc::new(Limiter::default()),
+            heat: Heat::new(),
             consistency: options.write_consistency,
             policies: options.policies.clone(),
             secrets: parts.secrets.clone(),
@@ -147,21 +153,18 @@ impl Cluster {
 
     pub(crate) fn account(&self, account: &AccountName) -> Replicas {
         let ring = &self.rings().account;
-        Replicas::new(ring, ring.partition(&self.secrets.account(account)))
+        Replicas::new(ring, self.secrets.account(account))
     }
 
     pub(crate) fn container(&self, path: &ContainerPath) -> Replicas {
         let ring = &self.rings().container;
-        Replicas::new(ring, ring.partition(&self.secrets.container(path)))
+        Replicas::new(ring, self.secrets.container(path))
     }
 
     /// `None` when the policy has no ring here.
     pub(crate) fn object(&self, policy: PolicyIndex, path: &ObjectPath) -> Option<Replicas> {
         let rings = self.rings();
         let ring = rings.objects.get(&policy)?;
-        Some(Replicas::new(
-            ring,
-            ring.partition(&self.secrets.object(path)),
-        ))
+        Some(Replicas::new(ring, self.secrets.object(path)))
     }
 }

@@ -340,11 +340,16 @@ impl Cluster {
         }
     }
 
-    /// Primaries in the order they are asked: beginning anywhere, so that load is shared; nodes left alone come last.
+    /// Primaries in the order they are asked: that of the ring, or, when many ask for the same, beginning anywhere; nodes
+    /// left alone come last.
     fn read_order(&self, replicas: &Replicas) -> Vec<DeviceId> {
         let now = self.clock.monotonic();
         let count = replicas.primaries.len().max(1);
-        let start = usize::try_from(self.clock.now().ticks()).unwrap_or(0) % count;
+        let start = if self.heat.note(&replicas.hash, now) {
+            usize::try_from(self.clock.now().ticks()).unwrap_or(0) % count
+        } else {
+            0
+        };
         let rotated = replicas
             .primaries
             .iter()

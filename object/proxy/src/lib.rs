@@ -17,6 +17,7 @@ mod driver;
 mod fault;
 mod filling;
 mod gate;
+mod heat;
 mod middleware;
 mod object;
 pub mod options;
