@@ -4,6 +4,7 @@
 
 pub mod clock;
 pub mod dialogue;
+pub mod direct;
 pub mod durable;
 pub mod entropy;
 pub mod helper;

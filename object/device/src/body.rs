@@ -10,10 +10,9 @@ use bytes::Bytes;
 use onggi_object_model::ByteRange;
 use onggi_object_wire::Root;
 use onggi_object_wire::body::{CHUNK_BYTES, chunk_hash};
-use std::os::unix::fs::FileExt as _;
 
 /// How many chunks are read at once: fewer hops between threads for a long body.
-const CHUNKS_AT_ONCE: u64 = 4;
+const CHUNKS_AT_ONCE: u64 = 8;
 
 #[derive(Debug)]
 enum Source {
@@ -58,7 +57,8 @@ impl Device {
             }
             Location::File(name) => {
                 let path = large::body_path(self.directory(), name);
-                let opened = large::open(&path, body.length);
+                let is_cold = self.warmth().was_cold(name);
+                let opened = large::open(&path, body.length, is_cold);
                 let opened = opened.map_err(|error| self.large_error(key, stored, error))?;
                 if opened.root != body.root {
                     return Err(damaged("its hashes are not those of the row".to_owned()));
@@ -207,8 +207,8 @@ fn read_block(
 ) -> Result<Bytes, LargeError> {
     let too_long = || LargeError::Damaged("a chunk past the end".to_owned());
     let length = usize::try_from(end - start).ok().ok_or_else(too_long)?;
-    let mut block = vec![0; length];
-    large.file.read_exact_at(&mut block, start)?;
+    let (memory, range) = large.file.read_exact_at(start, length)?;
+    let block = Bytes::from(memory).slice(range);
     let first = usize::try_from(first_chunk).ok().ok_or_else(too_long)?;
     for (index, chunk) in block.chunks(CHUNK_BYTES).enumerate() {
         if large.hashes.get(first + index) != Some(&chunk_hash(chunk)) {
@@ -218,5 +218,5 @@ fn read_block(
             )));
         }
     }
-    Ok(block.into())
+    Ok(block)
 }

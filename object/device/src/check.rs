@@ -246,7 +246,7 @@ impl AtRest<'_> {
             },
             Location::File(name) => {
                 let path = large::body_path(self.directory, name);
-                let found = large::open(&path, body.length).and_then(|file| {
+                let found = large::open(&path, body.length, true).and_then(|file| {
                     if large::key_of(name) != Some(*key) || file.root != body.root {
                         return Err(LargeError::Damaged("it is another object's".to_owned()));
                     }

@@ -3,7 +3,8 @@
 use crate::digests::{Digests, Sum};
 use crate::error::{DeviceError, OpenError};
 use crate::format;
-use crate::reclaim::Horizons;
+use crate::large::Warmth;
+use crate::reclaim::{Aside, Horizons};
 use crate::reservation::Reservations;
 use crate::space::Space;
 use crate::stripes::Stripes;
@@ -35,6 +36,8 @@ pub struct Device {
     stripes: Stripes,
     reservations: Reservations,
     horizons: Horizons,
+    warmth: Warmth,
+    aside: Aside,
     space: Space,
     /// Names of body files that have no row yet: the sweep leaves them alone.
     in_flight: Mutex<HashSet<String>>,
@@ -101,6 +104,8 @@ impl Device {
             stripes: Stripes::new(),
             reservations,
             horizons,
+            warmth: Warmth::new(),
+            aside: Aside::default(),
             in_flight: Mutex::new(HashSet::new()),
             process: onggi_object_wire::head::to_hex(&entropy.bytes()[..6]),
             count: AtomicU64::new(0),
@@ -178,6 +183,14 @@ impl Device {
 
     pub(crate) const fn reservations(&self) -> &Reservations {
         &self.reservations
+    }
+
+    pub(crate) const fn aside(&self) -> &Aside {
+        &self.aside
+    }
+
+    pub(crate) const fn warmth(&self) -> &Warmth {
+        &self.warmth
     }
 
     pub(crate) const fn horizons(&self) -> &Horizons {

@@ -13,14 +13,17 @@
 use crate::error::{DeviceError, io_at};
 use crate::format::{BODIES, INCOMING, QUARANTINE};
 use crate::key::{OBJECT_KEY_BYTES, ObjectKey};
-use onggi_common_host::durable;
+use core::sync::atomic::{AtomicU64, Ordering};
+use onggi_common_host::direct::{DirectFile, DirectReader};
+use onggi_common_host::{durable, page_cache};
 use onggi_object_wire::ObjectRow;
 use onggi_object_wire::Root;
 use onggi_object_wire::body::{BodyHash, CHUNK_BYTES, chunk_hash};
 use onggi_object_wire::codec::{Reader, Writer};
 use rustix::fs::{AtFlags, CWD, FallocateFlags, Mode, OFlags};
 use std::fs::File;
-use std::io::{ErrorKind, Write as _};
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::io::{self, ErrorKind, Write as _};
 use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
@@ -30,56 +33,89 @@ const VERSION: u16 = 1;
 const FOOTER_BYTES: usize = 60;
 /// The most bytes of a key and row in a trailer.
 const ROW_BYTES_MAX: u64 = 1 << 20;
+/// A body of this size or more, or of a size not known yet, is written past the page cache: block by block, so that of a
+/// small one of unknown size nothing is.
+const DIRECT_BYTES_MIN: u64 = 4 << 20;
+/// Bodies that are known to have been read lately.
+const WARM_MAX: usize = 1_024;
 
 /// A body on its way into a file.
 #[derive(Debug)]
 pub(crate) struct Incoming {
-    file: File,
+    out: Out,
     /// Its temporary name, where the file system has no unnamed files.
     name: Option<PathBuf>,
 }
 
+/// How its bytes reach the file.
+#[derive(Debug)]
+enum Out {
+    /// Through the page cache, from where a body of this size may well be read again soon.
+    Cached(File),
+    /// Past it.
+    Direct(Box<DirectFile>),
+}
+
+impl Out {
+    fn new(file: File, length: Option<u64>, is_read_here: bool) -> Self {
+        if !is_read_here && length.is_none_or(|length| length >= DIRECT_BYTES_MIN) {
+            Self::Direct(Box::new(DirectFile::new(file)))
+        } else {
+            Self::Cached(file)
+        }
+    }
+
+    /// The file with all that was written.
+    fn finish(&mut self) -> io::Result<&File> {
+        match self {
+            Self::Cached(file) => Ok(file),
+            Self::Direct(file) => file.finish(),
+        }
+    }
+}
+
 impl Incoming {
-    /// Begins a file on the device. With a length its space is taken now, so that it cannot run out half-way.
+    /// Begins a file on the device. With a length its space is taken now, so that it cannot run out half-way. Where it
+    /// is read from first, it stays in the page cache; copies that are read when that one is away do not.
     pub(crate) fn begin(
         device: &Path,
         unique: &str,
         length: Option<u64>,
+        is_read_here: bool,
     ) -> Result<Self, DeviceError> {
         let bodies = device.join(BODIES);
         let mode = Mode::RUSR | Mode::WUSR;
         let unnamed = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
-        let incoming = match rustix::fs::open(&bodies, unnamed, mode) {
-            Ok(descriptor) => Self {
-                file: descriptor.into(),
-                name: None,
-            },
+        let (file, name): (File, _) = match rustix::fs::open(&bodies, unnamed, mode) {
+            Ok(descriptor) => (descriptor.into(), None),
             Err(_unsupported) => {
                 let path = device.join(INCOMING).join(unique);
                 let flags = OFlags::CREATE | OFlags::EXCL | OFlags::RDWR | OFlags::CLOEXEC;
                 let descriptor = rustix::fs::open(&path, flags, mode)
                     .map_err(|errno| io_at("creating", &path)(errno.into()))?;
-                Self {
-                    file: descriptor.into(),
-                    name: Some(path),
-                }
+                (descriptor.into(), Some(path))
             }
         };
         if let Some(length) = length.filter(|length| *length > 0) {
-            let taken = rustix::fs::fallocate(&incoming.file, FallocateFlags::KEEP_SIZE, 0, length);
+            let taken = rustix::fs::fallocate(&file, FallocateFlags::KEEP_SIZE, 0, length);
             match taken {
                 // Not every file system can; then the free space was looked at, which is the best there is.
                 Ok(()) | Err(rustix::io::Errno::OPNOTSUPP) => {}
                 Err(errno) => return Err(io_at("taking space on", device)(errno.into())),
             }
         }
-        Ok(incoming)
+        Ok(Self {
+            out: Out::new(file, length, is_read_here),
+            name,
+        })
     }
 
     pub(crate) fn write(&mut self, device: &Path, bytes: &[u8]) -> Result<(), DeviceError> {
-        self.file
-            .write_all(bytes)
-            .map_err(io_at("writing a body on", device))
+        let written = match &mut self.out {
+            Out::Cached(file) => file.write_all(bytes),
+            Out::Direct(file) => file.write(bytes),
+        };
+        written.map_err(io_at("writing a body on", device))
     }
 
     /// Ends the file, makes it durable and gives it its name.
@@ -95,10 +131,14 @@ impl Incoming {
     /// The same for a file of another folder.
     pub(crate) fn finish_at(mut self, path: &Path, trailer: &[u8]) -> Result<(), DeviceError> {
         self.write(path, trailer)?;
-        self.file.sync_data().map_err(io_at("syncing", path))?;
+        let file = self
+            .out
+            .finish()
+            .map_err(io_at("writing a body on", path))?;
+        file.sync_data().map_err(io_at("syncing", path))?;
         let linked = match &self.name {
             None => {
-                let own = format!("/proc/self/fd/{}", self.file.as_raw_fd());
+                let own = format!("/proc/self/fd/{}", file.as_raw_fd());
                 rustix::fs::linkat(CWD, own, CWD, path, AtFlags::SYMLINK_FOLLOW)
             }
             Some(temporary) => rustix::fs::linkat(CWD, temporary, CWD, path, AtFlags::empty()),
@@ -188,10 +228,32 @@ pub(crate) fn trailer(key: &ObjectKey, row: &ObjectRow, hash: &BodyHash) -> Vec<
     bytes
 }
 
+/// Which bodies were read lately. One that is read again goes through the page cache, so that what is wanted by many is
+/// read from the disk once, and what is read once does not push it out.
+#[derive(Debug)]
+pub(crate) struct Warmth(Vec<AtomicU64>);
+
+impl Warmth {
+    pub(crate) fn new() -> Self {
+        Self((0..WARM_MAX).map(|_| AtomicU64::new(0)).collect())
+    }
+
+    /// Whether the body of this name was not read lately; now it was.
+    pub(crate) fn was_cold(&self, name: &str) -> bool {
+        let mut hasher = DefaultHasher::new();
+        name.hash(&mut hasher);
+        let mark = hasher.finish();
+        let place = usize::try_from(mark % WARM_MAX as u64).unwrap_or(0);
+        // Another body of the same place takes it: then this one is cold again.
+        let place = self.0.get(place);
+        place.is_none_or(|place| place.swap(mark, Ordering::Relaxed) != mark)
+    }
+}
+
 /// A large body's file, its trailer read and proven.
 #[derive(Debug)]
 pub(crate) struct LargeBody {
-    pub(crate) file: File,
+    pub(crate) file: DirectReader,
     pub(crate) hashes: Vec<[u8; 32]>,
     pub(crate) root: Root,
 }
@@ -202,11 +264,11 @@ pub(crate) enum LargeError {
     /// Its bytes are not what was written.
     Damaged(String),
     /// The machine refused.
-    Io(std::io::Error),
+    Io(io::Error),
 }
 
-impl From<std::io::Error> for LargeError {
-    fn from(error: std::io::Error) -> Self {
+impl From<io::Error> for LargeError {
+    fn from(error: io::Error) -> Self {
         match error.kind() {
             ErrorKind::NotFound => Self::Damaged("the file is missing".to_owned()),
             ErrorKind::UnexpectedEof => Self::Damaged("the file is cut short".to_owned()),
@@ -226,9 +288,9 @@ impl LargeBody {
         let mut at = 0;
         for (number, hash) in self.hashes.iter().enumerate() {
             let bytes = (length - at).min(CHUNK_BYTES as u64);
-            let mut chunk = vec![0; usize::try_from(bytes).unwrap_or(CHUNK_BYTES)];
-            self.file.read_exact_at(&mut chunk, at)?;
-            if chunk_hash(&chunk) != *hash {
+            let length = usize::try_from(bytes).unwrap_or(CHUNK_BYTES);
+            let (memory, chunk) = self.file.read_exact_at(at, length)?;
+            if chunk_hash(memory.get(chunk).unwrap_or_default()) != *hash {
                 return Err(LargeError::Damaged(format!(
                     "chunk {number} fails its checksum"
                 )));
@@ -249,7 +311,7 @@ pub(crate) fn read_row(path: &Path) -> Result<(ObjectKey, ObjectRow), LargeError
     file.read_exact_at(&mut footer, footer_at)?;
     let length = u64::from_be_bytes(field(&footer, 10)?);
     let row_bytes = u64::from(u32::from_be_bytes(field(&footer, 22)?));
-    let body = open(path, length)?;
+    let body = open(path, length, true)?;
     let row_at = footer_at.checked_sub(row_bytes);
     let row_at = row_at.ok_or_else(|| damaged("the file is cut short"))?;
     let mut bytes = vec![0; usize::try_from(row_bytes).unwrap_or(0)];
@@ -271,8 +333,15 @@ pub(crate) fn read_row(path: &Path) -> Result<(ObjectKey, ObjectRow), LargeError
     Ok((key, row))
 }
 
-/// Opens a body's file and proves its trailer.
-pub(crate) fn open(path: &Path, length: u64) -> Result<LargeBody, LargeError> {
+/// Whether most of a body is in the page cache, as far as the kernel says.
+fn is_cached(file: &File, length: u64) -> bool {
+    const PAGE_BYTES: u64 = 4 << 10;
+    let pages = page_cache::cached_pages(file, 0, length);
+    pages.is_ok_and(|pages| pages.saturating_mul(PAGE_BYTES) > length / 2)
+}
+
+/// Opens a body's file and proves its trailer. What is long and `is_cold` is read past the page cache.
+pub(crate) fn open(path: &Path, length: u64, is_cold: bool) -> Result<LargeBody, LargeError> {
     let damaged = |detail: &str| LargeError::Damaged(detail.to_owned());
     let file = File::open(path)?;
     let file_bytes = file.metadata()?.len();
@@ -313,5 +382,10 @@ pub(crate) fn open(path: &Path, length: u64) -> Result<LargeBody, LargeError> {
         .map(|hash| hash.try_into().unwrap_or([0; 32]))
         .collect();
     let root = Root::of_chunks(length, &hashes);
-    Ok(LargeBody { file, hashes, root })
+    let past_cache = is_cold && length >= DIRECT_BYTES_MIN && !is_cached(&file, length);
+    Ok(LargeBody {
+        file: DirectReader::new(file, past_cache),
+        hashes,
+        root,
+    })
 }

@@ -176,12 +176,18 @@ impl Device {
         Ok(Some(bytes.map(|bytes| table::decode(&bytes)).transpose()?))
     }
 
-    /// Begins to take a body.
+    /// Begins to take a body. `is_read_here` when readers come to this device first: then it stays in the page cache,
+    /// however long it is.
     ///
     /// # Errors
     /// When there is no space for so many bytes beside the reserve.
-    pub fn begin_upload(&self, key: ObjectKey, length: Option<u64>) -> Result<Upload, DeviceError> {
-        Upload::begin(self, key, length)
+    pub fn begin_upload(
+        &self,
+        key: ObjectKey,
+        length: Option<u64>,
+        is_read_here: bool,
+    ) -> Result<Upload, DeviceError> {
+        Upload::begin(self, key, length, is_read_here)
     }
 
     /// Merges a row in, group by group (O2). What was taken is on stable storage when this returns (O1).

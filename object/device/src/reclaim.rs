@@ -23,10 +23,12 @@ use onggi_object_model::PolicyIndex;
 use onggi_object_wire::body::BodyHash;
 use onggi_object_wire::digest::SLOT_BITS;
 use onggi_object_wire::replication::{KeySum, Scope};
-use onggi_object_wire::{ChunkHasher, ObjectRow, Slot};
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use onggi_object_wire::{ChunkHasher, Digest, ObjectRow, Slot};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::{Mutex, PoisonError};
 
+/// Rows that are remembered after they were set aside.
+const ASIDE_MAX: usize = 10_000;
 /// The row that says when the device was alive last.
 const ALIVE: &[u8] = b"alive";
 
@@ -80,6 +82,41 @@ impl Horizons {
     }
 }
 
+/// What was set aside lately, by the row's place and digest. Another device that had it from this one must not bring it
+/// back: these two could not agree, so neither would have a horizon to refuse it by, and they would give it to each other
+/// by turns for ever. A restart forgets it, and it is set aside once more.
+#[derive(Debug, Default)]
+pub(crate) struct Aside(Mutex<AsideRows>);
+
+type AsideRow = (Scope, [u8; 16], Digest);
+
+#[derive(Debug, Default)]
+struct AsideRows {
+    known: HashSet<AsideRow>,
+    /// In the order in which they came.
+    order: VecDeque<AsideRow>,
+}
+
+impl Aside {
+    pub(crate) fn keep(&self, scope: Scope, hash: [u8; 16], digest: Digest) {
+        let row = (scope, hash, digest);
+        let mut rows = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if rows.known.insert(row) {
+            rows.order.push_back(row);
+        }
+        if rows.order.len() > ASIDE_MAX
+            && let Some(oldest) = rows.order.pop_front()
+        {
+            rows.known.remove(&oldest);
+        }
+    }
+
+    pub(crate) fn has(&self, scope: Scope, sum: &KeySum) -> bool {
+        let rows = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        rows.known.contains(&(scope, sum.hash, sum.digest))
+    }
+}
+
 /// The last day whose tombstones are older than so many whole days at this moment.
 #[must_use]
 pub fn horizon_at(now: UtcTime, reclaim_age_days: u16) -> u16 {
@@ -126,7 +163,8 @@ impl Device {
     pub fn is_stale(&self, policy: PolicyIndex, sum: &KeySum) -> bool {
         let horizon = self.horizon(Scope::Objects(policy), Slot::of(&sum.hash));
         let newest = sum.timestamps.into_iter().max().unwrap_or(Timestamp::ZERO);
-        sum.horizon < horizon && day_of(newest.to_utc().seconds()) <= horizon
+        let is_old = sum.horizon < horizon && day_of(newest.to_utc().seconds()) <= horizon;
+        is_old || self.aside().has(Scope::Objects(policy), sum)
     }
 
     /// Raises the horizon of those of these slots that have nothing to let go of, many in one write; the others are left to
@@ -233,6 +271,8 @@ impl Device {
         batch.delete(OBJECT, key.bytes());
         batch.delete(BODY, key.bytes());
         self.write_with_digest(&key, Some(&old), None, batch)?;
+        self.aside()
+            .keep(Scope::Objects(policy), sum.hash, sum.digest);
         tracing::warn!(path = %old.row.path, key = key.text(), "an object that its primaries may have deleted long ago is set aside in quarantine/");
         if let Location::File(name) = &old.location {
             large::remove(self.directory(), name)?;
@@ -250,7 +290,7 @@ impl Device {
                 let hash: BodyHash = chunks.finish();
                 let name = large::file_name(key, &self.unique());
                 let length = Some(bytes.len() as u64);
-                let mut incoming = Incoming::begin(self.directory(), &name, length)?;
+                let mut incoming = Incoming::begin(self.directory(), &name, length, false)?;
                 incoming.write(self.directory(), &bytes)?;
                 let trailer = large::trailer(key, &old.row, &hash);
                 incoming.finish_at(&self.directory().join(QUARANTINE).join(name), &trailer)

@@ -143,7 +143,8 @@ impl Device {
     pub fn is_stale_roster(&self, kind: RosterKind, sum: &KeySum) -> bool {
         let horizon = self.horizon(kind.scope(), Slot::of(&sum.hash));
         let [_, _, newest] = sum.timestamps;
-        sum.horizon < horizon && crate::roster_row::trace_day(newest) <= horizon
+        let is_old = sum.horizon < horizon && crate::roster_row::trace_day(newest) <= horizon;
+        is_old || self.aside().has(kind.scope(), sum)
     }
 
     /// Whether a peer's container or account is the trace of a deletion that is settled here.
@@ -177,6 +178,8 @@ impl Device {
             RosterKind::Account => self.write_lines::<CountedContainer>(key)?,
         }
         self.remove_roster(key, &row, Durability::Synced)?;
+        self.aside()
+            .keep(key.kind.scope(), *key.hash.as_bytes(), digest);
         tracing::warn!(account = %row.account, container = ?row.container, "a container or account that its primaries may have deleted long ago is set aside in quarantine/");
         Ok(true)
     }

@@ -97,7 +97,7 @@ pub(crate) fn put(device: &Device, number: u8, ticks: u64, bytes: &[u8]) -> Merg
 
 pub(crate) fn put_as(device: &Device, number: u8, ticks: u64, bytes: &[u8], how: Merge) -> Merged {
     let mut upload = device
-        .begin_upload(key(number), Some(bytes.len() as u64))
+        .begin_upload(key(number), Some(bytes.len() as u64), false)
         .unwrap();
     for piece in bytes.chunks(100_000) {
         upload.write(device, piece).unwrap();
@@ -167,7 +167,14 @@ pub(crate) fn body_files(device: &Device) -> usize {
 #[test]
 fn small_and_large_bodies_come_back_whole_and_in_ranges() {
     on_both(|device| {
-        for (number, length) in [(1, 0), (2, 1), (3, 65_536), (4, 65_537), (5, 1_000_000)] {
+        for (number, length) in [
+            (1, 0),
+            (2, 1),
+            (3, 65_536),
+            (4, 65_537),
+            (5, 1_000_000),
+            (6, 5_000_001),
+        ] {
             let bytes = pattern(length);
             assert!(matches!(
                 put(device, number, 1, &bytes),
@@ -194,8 +201,8 @@ fn small_and_large_bodies_come_back_whole_and_in_ranges() {
                 assert_eq!(read(device, number, &ranges).unwrap(), expected, "{length}");
             }
         }
-        assert_eq!(device.live_count(SCOPE), 5);
-        assert_eq!(body_files(device), 2);
+        assert_eq!(device.live_count(SCOPE), 6);
+        assert_eq!(body_files(device), 3);
     });
 }
 
@@ -315,7 +322,7 @@ fn a_dropped_row_leaves_nothing_and_only_goes_as_it_was_seen() {
 #[test]
 fn an_upload_given_up_leaves_nothing() {
     on_both(|device| {
-        let mut upload = device.begin_upload(key(1), None).unwrap();
+        let mut upload = device.begin_upload(key(1), None, false).unwrap();
         upload.write(device, &pattern(300_000)).unwrap();
         drop(upload);
         assert_eq!(body_files(device), 0);
@@ -360,7 +367,7 @@ fn a_full_device_refuses_before_harm_and_still_reads_and_deletes() {
     let mut stored = 0u8;
     let refused = loop {
         let bytes = pattern(1 << 20);
-        let begun = device.begin_upload(key(100 + stored), Some(bytes.len() as u64));
+        let begun = device.begin_upload(key(100 + stored), Some(bytes.len() as u64), false);
         match begun {
             Err(error) => break error,
             Ok(mut upload) => {
@@ -485,7 +492,7 @@ fn exchange(from: &Device, to: &Device) {
         return;
     };
     let body = read(from, 1, &[]).map(|bytes| {
-        let mut upload = to.begin_upload(key(1), None).unwrap();
+        let mut upload = to.begin_upload(key(1), None, false).unwrap();
         upload.write(to, &bytes).unwrap();
         upload.finish()
     });

@@ -21,6 +21,7 @@ pub struct Upload {
     large: Option<Incoming>,
     hasher: ChunkHasher,
     length: Option<u64>,
+    is_read_here: bool,
     unique: String,
     checked_at: u64,
 }
@@ -65,6 +66,7 @@ impl Upload {
         device: &Device,
         key: ObjectKey,
         length: Option<u64>,
+        is_read_here: bool,
     ) -> Result<Self, DeviceError> {
         device.space().check(ByteCount::new(length.unwrap_or(0)))?;
         Ok(Self {
@@ -73,6 +75,7 @@ impl Upload {
             large: None,
             hasher: ChunkHasher::new(),
             length,
+            is_read_here,
             unique: device.unique(),
             checked_at: 0,
         })
@@ -94,7 +97,8 @@ impl Upload {
         }
         let directory = device.directory();
         if self.large.is_none() {
-            let mut incoming = Incoming::begin(directory, &self.unique, self.length)?;
+            let mut incoming =
+                Incoming::begin(directory, &self.unique, self.length, self.is_read_here)?;
             incoming.write(directory, &core::mem::take(&mut self.small))?;
             self.large = Some(incoming);
         }

@@ -152,7 +152,7 @@ impl Call<'_> {
         let key = pushed_key(self.node, push.policy, push.fragment, &push.row.path);
         let received: Received = self.body;
         let (finished, tail) = received
-            .upload(&self.disk, key, Some(body.length), None)
+            .upload(&self.disk, key, Some(body.length), None, false)
             .await?;
         if tail.root != body.root || tail.etag != body.etag {
             return Err(respond::status(StatusCode::UNPROCESSABLE_ENTITY));
@@ -262,7 +262,7 @@ pub(crate) fn take_row(device: &Device, key: ObjectKey, push: PushRow) -> Result
     let body = match push.bytes {
         None => None,
         Some(bytes) => {
-            let mut upload = device.begin_upload(key, Some(bytes.len() as u64))?;
+            let mut upload = device.begin_upload(key, Some(bytes.len() as u64), true)?;
             upload.write(device, &bytes)?;
             Some(upload.finish())
         }

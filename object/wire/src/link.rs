@@ -117,8 +117,9 @@ pub fn is_method(method: &str) -> Option<&'static str> {
 
 fn seal(key: &[u8; 32], count: u64, bytes: &[u8]) -> [u8; SEAL_BYTES] {
     let mut hasher = blake3::Hasher::new_keyed(key);
-    hasher.update(&count.to_be_bytes());
+    // The frame first, which says its own length: so the hash's chunks begin where it begins, and several go at once.
     hasher.update(bytes);
+    hasher.update(&count.to_be_bytes());
     let mut out = [0; SEAL_BYTES];
     hasher.finalize_xof().fill(&mut out);
     out

@@ -85,7 +85,7 @@ fn object(device: &Device, number: u8, row: ObjectRow, bytes: Option<&[u8]>) -> 
         ..Merge::default()
     };
     let body = bytes.map(|bytes| {
-        let mut upload = device.begin_upload(key(number), None).unwrap();
+        let mut upload = device.begin_upload(key(number), None, false).unwrap();
         upload.write(device, bytes).unwrap();
         upload.finish()
     });

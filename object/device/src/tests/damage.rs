@@ -87,6 +87,23 @@ fn a_flipped_bit_anywhere_in_a_file_is_never_served() {
 }
 
 #[test]
+fn what_is_read_past_the_page_cache_is_verified_too() {
+    const LONG: usize = 5_000_001;
+    on_both(|device| {
+        for (ticks, reads_before) in [(1, 0), (2, 1), (3, 2)] {
+            put(device, 1, ticks, &pattern(LONG));
+            for _ in 0..reads_before {
+                assert!(read(device, 1, &[]).unwrap() == pattern(LONG));
+            }
+            flip(&body_file(device), 3_000_000);
+            let (served, error) = read_until_damage(device);
+            assert!(matches!(error, Some(DeviceError::Damaged { .. })));
+            assert!(served == pattern(LONG)[..served.len()]);
+        }
+    });
+}
+
+#[test]
 fn a_missing_or_cut_file_is_damage() {
     on_both(|device| {
         put(device, 1, 1, &pattern(LENGTH));

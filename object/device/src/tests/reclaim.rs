@@ -5,8 +5,8 @@ use crate::stored::trace_day;
 use crate::{Device, Merge, Merged, NewRow};
 use onggi_common_units::{Timestamp, UtcTime};
 use onggi_object_wire::digest::SLOT_BITS;
-use onggi_object_wire::{ObjectRow, Slot};
 use onggi_object_wire::replication::KeySum;
+use onggi_object_wire::{ObjectRow, Slot};
 
 const DAY: u64 = 86_400 * 100_000;
 

@@ -275,6 +275,27 @@ fn a_primary_that_was_a_stand_in_meanwhile_takes_back_what_it_dropped() {
     }
 }
 
+#[test]
+fn what_two_primaries_have_and_a_third_calls_stale_is_not_passed_on_for_ever() {
+    let mut world = World::new();
+    let path = object_path("o");
+    world.is_up[0] = false;
+    assert!(world.write(0, &live_row(&path, world.now)));
+    let row = ObjectRow::tombstone(path.clone(), stamp(world.now + 10));
+    assert!(!world.write(2, &row));
+    // Of a write that was not acknowledged only the stand-in has anything.
+    push(&world.devices[world.out], live_row(&path, world.now + 20));
+    world.now += 3 * 86_400;
+    world.is_up = [true; 4];
+    for _ in 0..4 {
+        for index in 0..4 {
+            world.pass(index);
+        }
+    }
+    let stamps = [0, 1, 2].map(|index| world.stamp_of(index));
+    assert!(stamps.iter().all(|stamp| *stamp == stamps[0]), "{stamps:?}");
+}
+
 proptest! {
     // Each case makes four devices with 256 folders each.
     #![proptest_config(ProptestConfig::with_cases(if std::env::var_os("ONGGI_LONG").is_some() { 2_000 } else { 48 }))]
