@@ -7,7 +7,7 @@
 use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand};
 use onggi_common_units::ByteCount;
-use onggi_integration::bench::{self, IscsiBench, ObjectsBench};
+use onggi_integration::bench::{self, IscsiBench, ObjectsBench, RestBench};
 use onggi_integration::guest::{self, Image, Sockets};
 use onggi_integration::parse_size;
 use onggi_integration::powercut::{control, objects, volume};
@@ -50,6 +50,8 @@ enum BenchCommand {
     Iscsi(IscsiBench),
     /// The object store beside OpenStack Swift, if that is installed
     Objects(ObjectsBench),
+    /// An object store that has nothing to do: what its replicators cost, and how soon it is back
+    Rest(RestBench),
 }
 
 #[derive(Debug, Subcommand)]
@@ -318,6 +320,10 @@ fn run(command: Command) -> Result<ExitCode> {
         }
         Command::Bench(BenchCommand::Iscsi(options)) => {
             bench::iscsi(&options, |line| println!("{line}"))?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Bench(BenchCommand::Rest(options)) => {
+            bench::rest(&options, |line| println!("{line}"))?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Bench(BenchCommand::Objects(options)) => {

@@ -27,6 +27,8 @@ use std::time::{Duration, Instant};
 const START_TIME_MAX: &str = "60s";
 /// How long an orderly end may take.
 const STOP_TIME_MAX: Duration = Duration::from_secs(60);
+/// What makes a test's cluster small and quick.
+const QUICK_SETTINGS: &str = "part_power = 8\nexpiry_delay_seconds = 1\naudit_interval_seconds = 5";
 
 /// A running system.
 #[derive(Debug)]
@@ -216,12 +218,10 @@ impl System {
         let Addresses { objects, nodes, .. } = &self.addresses;
         writeln!(
             text,
-            "[object]\nlisten = \"{objects}\"\nreplicas = {}\npart_power = 8",
-            object.replicas
+            "[object]\nlisten = \"{objects}\"\nreplicas = {}\n{}",
+            object.replicas,
+            self.options.object_settings.unwrap_or(QUICK_SETTINGS)
         )?;
-        if !self.options.usual_pauses {
-            writeln!(text, "expiry_delay_seconds = 1\naudit_interval_seconds = 5")?;
-        }
         if let Some(domain) = object.storage_domain {
             writeln!(text, "storage_domain = \"{domain}\"")?;
         }

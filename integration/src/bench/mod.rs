@@ -10,9 +10,11 @@ mod client;
 mod contender;
 mod loopback;
 mod objects;
+mod rest;
 mod table;
 
 pub use objects::{ObjectsBench, objects};
+pub use rest::{RestBench, rest};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use client::Session;

@@ -58,8 +58,8 @@ pub struct Options {
     pub single_process: bool,
     /// Each storage node on a host of its own, in a [`Network`](super::Network). Nobody supervises the processes then. It takes root.
     pub hosts: bool,
-    /// The auditor and the expirer with the pauses a cluster has if nothing else is said, not the short ones tests want.
-    pub usual_pauses: bool,
+    /// Lines of `[object]` in place of those that make a test's cluster small and quick.
+    pub object_settings: Option<&'static str>,
     /// Users of v1 auth.
     pub users: Vec<User>,
     /// The state folder; a temporary one when none is given.

@@ -44,7 +44,7 @@ impl Contender {
                 policies: &[],
             }),
             single_process,
-            usual_pauses: true,
+            object_settings: Some("part_power = 8"),
             users: vec![User {
                 account: "test",
                 user: "tester",
