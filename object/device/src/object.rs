@@ -12,7 +12,7 @@ use crate::plan::plan;
 use crate::reservation::Commit;
 use crate::stored::{Location, StoredObject};
 use crate::tables::{BODY, OBJECT};
-use crate::upload::{Finished, Upload};
+use crate::upload::Finished;
 use core::ops::ControlFlow;
 use onggi_common_meta::local::{Batch, Durability, Order};
 use onggi_common_meta::table;
@@ -174,20 +174,6 @@ impl Device {
             return Ok(None);
         };
         Ok(Some(bytes.map(|bytes| table::decode(&bytes)).transpose()?))
-    }
-
-    /// Begins to take a body. `is_read_here` when readers come to this device first: then it stays in the page cache,
-    /// however long it is.
-    ///
-    /// # Errors
-    /// When there is no space for so many bytes beside the reserve.
-    pub fn begin_upload(
-        &self,
-        key: ObjectKey,
-        length: Option<u64>,
-        is_read_here: bool,
-    ) -> Result<Upload, DeviceError> {
-        Upload::begin(self, key, length, is_read_here)
     }
 
     /// Merges a row in, group by group (O2). What was taken is on stable storage when this returns (O1).

@@ -61,26 +61,33 @@ impl Finished {
     }
 }
 
-impl Upload {
-    pub(crate) fn begin(
-        device: &Device,
+impl Device {
+    /// Begins to take a body. `is_read_here` when readers come to this device first: then it stays in the page cache,
+    /// however long it is.
+    ///
+    /// # Errors
+    /// When there is no space for so many bytes beside the reserve.
+    pub fn begin_upload(
+        &self,
         key: ObjectKey,
         length: Option<u64>,
         is_read_here: bool,
-    ) -> Result<Self, DeviceError> {
-        device.space().check(ByteCount::new(length.unwrap_or(0)))?;
-        Ok(Self {
+    ) -> Result<Upload, DeviceError> {
+        self.space().check(ByteCount::new(length.unwrap_or(0)))?;
+        Ok(Upload {
             key,
             small: Vec::new(),
             large: None,
             hasher: ChunkHasher::new(),
             length,
             is_read_here,
-            unique: device.unique(),
+            unique: self.unique(),
             checked_at: 0,
         })
     }
+}
 
+impl Upload {
     /// Takes the next bytes.
     ///
     /// # Errors
