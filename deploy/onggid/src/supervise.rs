@@ -23,6 +23,8 @@ const PAUSE_MIN: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
 /// A process that ran this long was healthy: its next restart pauses shortly again.
 const HEALTHY_AFTER: Duration = Duration::from_secs(10);
+/// How long a process may take to begin or to find that it cannot: it waits ten seconds for what is in use.
+const START_TIME_MAX: Duration = Duration::from_secs(30);
 /// How long a process may take to end once asked, before it is killed.
 const END_TIME_MAX: Duration = Duration::from_secs(30);
 
@@ -177,7 +179,7 @@ impl Supervisor {
         self.pids.remove(&name);
         self.publish();
         let status = status.with_context(|| format!("waiting for onggid {name}"))?;
-        let first = !self.pauses.contains_key(&name) && ran < HEALTHY_AFTER;
+        let first = !self.pauses.contains_key(&name) && ran < START_TIME_MAX;
         if first && status.code() == Some(i32::from(EXIT_CANNOT_START)) {
             bail!("onggid {name} cannot start; its message stands above");
         }
