@@ -260,6 +260,16 @@ fn work(command: WorkloadCommand) -> Result<()> {
     }
 }
 
+fn run_bench(command: &BenchCommand) -> Result<ExitCode> {
+    let print = |line: &str| println!("{line}");
+    match command {
+        BenchCommand::Iscsi(options) => bench::iscsi(options, print),
+        BenchCommand::Objects(options) => bench::objects(options, print),
+        BenchCommand::Rest(options) => bench::rest(options, print),
+    }?;
+    Ok(ExitCode::SUCCESS)
+}
+
 fn run(command: Command) -> Result<ExitCode> {
     match command {
         Command::Workload(command) => work(command).map(|()| ExitCode::SUCCESS),
@@ -318,18 +328,7 @@ fn run(command: Command) -> Result<ExitCode> {
                 state: place.state,
             })
         }
-        Command::Bench(BenchCommand::Iscsi(options)) => {
-            bench::iscsi(&options, |line| println!("{line}"))?;
-            Ok(ExitCode::SUCCESS)
-        }
-        Command::Bench(BenchCommand::Rest(options)) => {
-            bench::rest(&options, |line| println!("{line}"))?;
-            Ok(ExitCode::SUCCESS)
-        }
-        Command::Bench(BenchCommand::Objects(options)) => {
-            bench::objects(&options, |line| println!("{line}"))?;
-            Ok(ExitCode::SUCCESS)
-        }
+        Command::Bench(command) => run_bench(&command),
         Command::Guest(command) => run_guest(command),
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::driver::{Door, hand_over};
 use crate::options::Limits;
-use onggi_common_host::in_use;
+use onggi_common_host::{in_use, nearby};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use rustix::io::Errno;
 use rustix::net::{SocketFlags, acceptfrom_with};
@@ -173,6 +173,7 @@ fn accept_one(listening: &Listening, doors: &[Door], limits: &Limits) {
     if let Err(errno) = rustix::net::sockopt::set_tcp_nodelay(&socket, true) {
         tracing::debug!(%errno, "TCP_NODELAY was refused");
     }
+    nearby::unpaced(&socket);
     let place = Place::take(&listening.open, limits.connections_per_portal_max);
     let is_taken = place.is_some_and(|_place| {
         let entrance = Entrance {

@@ -10,6 +10,7 @@ pub mod entropy;
 pub mod helper;
 pub mod in_use;
 pub mod loopback;
+pub mod nearby;
 pub mod page_cache;
 pub mod private;
 pub mod run;

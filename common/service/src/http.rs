@@ -21,6 +21,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use lenient_target::{Framing, Lenient};
 use malformed_target::Watched;
+use onggi_common_host::nearby;
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -306,6 +307,7 @@ pub async fn serve<H: Handler>(
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, %peer, "TCP_NODELAY was refused");
         }
+        nearby::unpaced(&stream);
         let (handler, drain) = (Arc::clone(&handler), drain.clone());
         let hold = drain.hold();
         tokio::spawn(async move {

@@ -1,6 +1,7 @@
 //! How connections to nodes are opened: over TCP, or in this process in simulation.
 
 use core::pin::Pin;
+use onggi_common_host::nearby;
 use std::io;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
@@ -28,6 +29,7 @@ impl Connect for Tcp {
         Box::pin(async move {
             let stream = TcpStream::connect(address).await?;
             stream.set_nodelay(true)?;
+            nearby::unpaced(&stream);
             Ok(Box::new(stream) as Box<dyn Stream>)
         })
     }

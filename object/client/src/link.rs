@@ -10,7 +10,7 @@ use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use core::time::Duration;
 use http::StatusCode;
 use http_body_util::{BodyExt as _, Full};
-use onggi_common_host::Clock;
+use onggi_common_host::{Clock, nearby};
 use onggi_object_wire::auth::{BodyProof, Signed};
 use onggi_object_wire::link::{self, LinkKeys, Opener, Sealer};
 use onggi_object_wire::{Place, Resource, Signer};
@@ -165,6 +165,7 @@ impl Links {
     async fn connect(&self, address: &str) -> io::Result<(TcpStream, LinkKeys)> {
         let mut stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
+        nearby::unpaced(&stream);
         let signed = Signed {
             method: link::METHOD,
             authority: address,
