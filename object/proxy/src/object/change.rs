@@ -13,7 +13,7 @@ use onggi_common_service::http::Response;
 use onggi_common_units::Timestamp;
 use onggi_object_client::WriteAnswer;
 use onggi_object_model::{Etag, Metadata, ObjectPath, ObjectRecord, PolicyIndex};
-use onggi_object_replica::{Consistency, Failure, Outcome};
+use onggi_object_replica::{Consistency, Failure, Outcome, Quorum};
 use onggi_object_wire::Place;
 use onggi_object_wire::object::{Commit, Delete, Post, Which};
 
@@ -32,6 +32,26 @@ pub(super) fn is_settled<'a>(
         )
     };
     answers.into_iter().filter(is_there).count() >= needed
+}
+
+/// What a POST came to that met something newer, by the answers of its last round.
+fn beaten<'a>(
+    answers: impl Iterator<Item = &'a WriteAnswer> + Clone,
+    quorum: Quorum,
+) -> Result<Response, Fault> {
+    let is_missing = |answer: &&WriteAnswer| matches!(answer, WriteAnswer::NotFound { .. });
+    let is_written = |answer: &WriteAnswer| matches!(answer, WriteAnswer::Written { .. });
+    // A node that found nothing has nothing of it.
+    let others = answers.clone().filter(|answer| !is_missing(answer));
+    if is_settled(others, quorum.writes()) {
+        return Ok(plain(StatusCode::ACCEPTED));
+    }
+    // Most have deleted it meanwhile, and none has taken this.
+    let missing = answers.clone().filter(is_missing).count();
+    if missing >= quorum.reads() && !answers.clone().any(is_written) {
+        return Err(Fault::NotFound);
+    }
+    Err(Fault::Unavailable)
 }
 
 impl Core {
@@ -55,7 +75,7 @@ impl Core {
         // An expired object is not there, though its row still is.
         self.row(policy, path).await?;
         self.encryption.seal_metadata(path, &mut metadata)?;
-        let mut is_superseded = false;
+        let mut came_to = Err(Fault::Unavailable);
         for _ in 0..STAMPS_MAX {
             let base = Post {
                 which: Which::whole(policy, path.clone()),
@@ -88,21 +108,14 @@ impl Core {
                 Outcome::Stored { .. } => return Ok(plain(StatusCode::ACCEPTED)),
                 Outcome::Failed(Failure::Newer { newest }) => {
                     self.cluster.clock.observe(newest);
-                    // A node that found nothing has nothing of it.
                     let answers = written.answers.iter().map(|(_, answer)| answer);
-                    let answers =
-                        answers.filter(|answer| !matches!(answer, WriteAnswer::NotFound { .. }));
-                    is_superseded = is_settled(answers, replicas.quorum().writes());
+                    came_to = beaten(answers, replicas.quorum());
                 }
                 Outcome::Failed(Failure::Missing) => return Err(Fault::NotFound),
                 Outcome::Failed(_) => return Err(Fault::Unavailable),
             }
         }
-        if is_superseded {
-            Ok(plain(StatusCode::ACCEPTED))
-        } else {
-            Err(Fault::Unavailable)
-        }
+        came_to
     }
 
     /// `X-If-Delete-At`: only what is to expire at that second.
@@ -246,6 +259,35 @@ impl Core {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_post_that_met_newer_rows_is_superseded_gone_or_unknown() {
+        let newer = WriteAnswer::Newer {
+            newest: Timestamp::ZERO,
+        };
+        let missing = WriteAnswer::NotFound { listed: Vec::new() };
+        let written = WriteAnswer::Written { listed: Vec::new() };
+        let code = |answers: &[&WriteAnswer]| {
+            let came_to = beaten(answers.iter().copied(), Quorum::of(3));
+            came_to.map(|response| response.status())
+        };
+        assert_eq!(
+            code(&[&newer, &newer, &missing]).ok(),
+            Some(StatusCode::ACCEPTED)
+        );
+        assert_eq!(
+            code(&[&newer, &written, &missing]).ok(),
+            Some(StatusCode::ACCEPTED)
+        );
+        let gone = code(&[&newer, &missing, &missing]);
+        assert!(matches!(gone, Err(Fault::NotFound)), "{gone:?}");
+        for unknown in [
+            code(&[&written, &missing, &missing]),
+            code(&[&newer, &missing]),
+        ] {
+            assert!(matches!(unknown, Err(Fault::Unavailable)), "{unknown:?}");
+        }
+    }
 
     #[test]
     fn a_node_with_the_write_or_a_newer_one_is_settled() {
