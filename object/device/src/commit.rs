@@ -10,7 +10,7 @@ use crate::digests;
 use crate::error::DeviceError;
 use crate::key::{ObjectKey, RosterKey};
 use crate::large;
-use crate::object::{Guard, Merge, Merged, Prepared, StagedObject};
+use crate::object::{Guard, Merge, Merged, Prepared, StagedObject, Tell};
 use crate::pending::PendingObject;
 use crate::reservation::Commit;
 use crate::roster::News;
@@ -23,6 +23,9 @@ use onggi_object_wire::merge::CountedContainer;
 use onggi_object_wire::rows::Record;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+
+/// How much of deletions news has heard whose client waits for it: see [`Device::merge_news`].
+const JUST_ASKED: u16 = u16::MAX;
 
 /// One change that can be written together with others.
 #[derive(Debug)]
@@ -62,7 +65,12 @@ pub enum Change {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Committed {
     /// An object's row.
-    Object(Merged),
+    Object {
+        /// What became of it.
+        merged: Merged,
+        /// Whether the container's copy on this device lists it as it is now.
+        is_listed: bool,
+    },
     /// Records: whether the container or account is there.
     Records {
         /// Whether.
@@ -76,21 +84,23 @@ pub enum Committed {
 pub type Outcome = Result<Committed, DeviceError>;
 
 impl Change {
-    fn stripe(&self) -> usize {
-        Stripes::index(match self {
-            Self::Object { key, .. } => key.slot(),
-            Self::ObjectRecords { key, .. } | Self::ContainerRecords { key, .. } => key.slot(),
-            Self::Told(pending) => pending.key.slot(),
-        })
+    /// The stripe of the object's row it changes.
+    fn own_stripe(&self) -> Option<usize> {
+        match self {
+            Self::Object { key, .. } => Some(Stripes::index(key.slot())),
+            Self::Told(pending) => Some(Stripes::index(pending.key.slot())),
+            Self::ObjectRecords { .. } | Self::ContainerRecords { .. } => None,
+        }
     }
 
     /// The container or account whose row several changes of a batch may share, when they have heard as much.
-    const fn roster(&self) -> Option<(RosterKey, u16)> {
+    fn roster(&self) -> Option<(RosterKey, u16)> {
         match self {
             Self::ObjectRecords { key, known, .. } | Self::ContainerRecords { key, known, .. } => {
                 Some((*key, *known))
             }
-            Self::Object { .. } | Self::Told(_) => None,
+            Self::Object { how, .. } => Some((how.tell?.here?, JUST_ASKED)),
+            Self::Told(_) => None,
         }
     }
 
@@ -118,16 +128,22 @@ struct Round {
 impl Round {
     /// Takes the change, or gives it back when another one of the round is in its way.
     fn take(&mut self, place: usize, change: Change) -> Option<Change> {
-        let (stripe, roster) = (change.stripe(), change.roster());
-        match self.taken.get(&stripe) {
-            Some(owner) if roster.is_none() || *owner != roster => {
-                // What comes later for the stripe comes after this one.
-                self.taken.insert(stripe, None);
-                return Some(change);
-            }
-            Some(_) | None => {}
+        let (own, roster) = (change.own_stripe(), change.roster());
+        let shared = roster.map(|(key, _)| Stripes::index(key.slot()));
+        let is_own_free = own.is_none_or(|stripe| !self.taken.contains_key(&stripe));
+        let in_the_way = shared.filter(|stripe| {
+            let owner = self.taken.get(stripe);
+            owner.is_some_and(|owner| *owner != roster)
+        });
+        if !is_own_free || in_the_way.is_some() {
+            // What comes later for these stripes comes after this one. Records of one roster may change their order.
+            let waited_for = own.into_iter().chain(in_the_way);
+            self.taken.extend(waited_for.map(|stripe| (stripe, None)));
+            return Some(change);
         }
-        self.taken.insert(stripe, roster);
+        // An object whose stripe is that of its container shares it with nobody.
+        self.taken.extend(shared.map(|stripe| (stripe, roster)));
+        self.taken.extend(own.map(|stripe| (stripe, None)));
         self.changes.push((place, change));
         None
     }
@@ -140,7 +156,7 @@ struct Group {
     needs_sync: bool,
     digests: Vec<digests::Change>,
     released: Vec<ObjectKey>,
-    outcomes: Vec<(usize, Outcome)>,
+    outcomes: BTreeMap<usize, Outcome>,
     /// Files no row names any more.
     left_files: Vec<String>,
 }
@@ -157,7 +173,7 @@ impl Group {
         let error = Arc::new(error);
         for place in places {
             let error = DeviceError::InGroup(Arc::clone(&error));
-            self.outcomes.push((place, Err(error)));
+            self.outcomes.insert(place, Err(error));
         }
     }
 
@@ -165,7 +181,7 @@ impl Group {
     fn fail(&mut self, error: DeviceError) {
         self.left_files.clear();
         let error = Arc::new(error);
-        for (_, outcome) in &mut self.outcomes {
+        for outcome in self.outcomes.values_mut() {
             if outcome.is_ok() {
                 *outcome = Err(DeviceError::InGroup(Arc::clone(&error)));
             }
@@ -173,10 +189,22 @@ impl Group {
     }
 }
 
+/// News of an object whose container may be here.
+struct Listing {
+    place: usize,
+    /// What is remembered for those who are to be told by messages.
+    pending: PendingObject,
+    /// Whether anybody is, even when it is listed here.
+    is_elsewhere: bool,
+}
+
 /// Records of one container or account, from all changes of a round that bring some.
 struct Joined<R> {
     records: Vec<R>,
+    /// The changes that bring nothing else.
     places: Vec<usize>,
+    /// The objects that are in the same batch.
+    listings: Vec<Listing>,
 }
 
 impl<R> Default for Joined<R> {
@@ -184,14 +212,50 @@ impl<R> Default for Joined<R> {
         Self {
             records: Vec::new(),
             places: Vec::new(),
+            listings: Vec::new(),
         }
     }
 }
+
+type JoinedBy<R> = BTreeMap<(RosterKey, u16), Joined<R>>;
 
 impl<R> Joined<R> {
     fn add(&mut self, place: usize, records: Vec<R>) {
         self.records.extend(records);
         self.places.push(place);
+    }
+}
+
+/// Adds what a container is to be told to its records in this batch, or to what is remembered.
+fn list(
+    place: usize,
+    tell: Tell,
+    pending: PendingObject,
+    objects: &mut JoinedBy<ObjectRecord>,
+    group: &mut Group,
+) {
+    let Some(container) = tell.here else {
+        pending.stage(&mut group.batch);
+        return;
+    };
+    let joined = objects.entry((container, JUST_ASKED)).or_default();
+    joined.records.push(pending.record.clone());
+    joined.listings.push(Listing {
+        place,
+        pending,
+        is_elsewhere: tell.elsewhere,
+    });
+}
+
+impl Listing {
+    /// The container's row is in the batch, or is not there.
+    fn settle(self, is_there: bool, group: &mut Group) {
+        if !is_there || self.is_elsewhere {
+            self.pending.stage(&mut group.batch);
+        }
+        if let Some(Ok(Committed::Object { is_listed, .. })) = group.outcomes.get_mut(&self.place) {
+            *is_listed = is_there;
+        }
     }
 }
 
@@ -217,7 +281,7 @@ impl Device {
         outcomes.into_values().collect()
     }
 
-    fn commit_round(&self, round: Round) -> Vec<(usize, Outcome)> {
+    fn commit_round(&self, round: Round) -> BTreeMap<usize, Outcome> {
         let stripes: BTreeSet<usize> = round.taken.keys().copied().collect();
         let mut group = Group::default();
         {
@@ -263,13 +327,22 @@ impl Device {
                 return self.give_up(changes, error, group);
             }
         };
-        let mut objects: BTreeMap<(RosterKey, u16), Joined<ObjectRecord>> = BTreeMap::new();
-        let mut containers: BTreeMap<(RosterKey, u16), Joined<CountedContainer>> = BTreeMap::new();
+        let mut objects: JoinedBy<ObjectRecord> = BTreeMap::new();
+        let mut containers: JoinedBy<CountedContainer> = BTreeMap::new();
         for (place, change) in changes {
             match change {
                 Change::Object { key, prepared, how } => {
-                    let outcome = self.stage_one(room, &key, *prepared, how, group);
-                    group.outcomes.push((place, outcome));
+                    let staged = self.stage_one(room, &key, *prepared, how, group);
+                    let outcome = staged.map(|(merged, news)| {
+                        if let Some((tell, pending)) = how.tell.zip(news) {
+                            list(place, tell, pending, &mut objects, group);
+                        }
+                        Committed::Object {
+                            merged,
+                            is_listed: false,
+                        }
+                    });
+                    group.outcomes.insert(place, outcome);
                 }
                 Change::ObjectRecords {
                     key,
@@ -290,7 +363,7 @@ impl Device {
                 }
                 Change::Told(pending) => {
                     let outcome = self.stage_told(&pending, &mut group.batch);
-                    group.outcomes.push((place, outcome));
+                    group.outcomes.insert(place, outcome);
                 }
             }
         }
@@ -318,7 +391,7 @@ impl Device {
         prepared: Prepared,
         how: Merge,
         group: &mut Group,
-    ) -> Outcome {
+    ) -> Result<(Merged, Option<PendingObject>), DeviceError> {
         let mut batch = Batch::new();
         let file_name = prepared.file_name().map(str::to_owned);
         let has_room = if prepared.has_body() && !how.if_present {
@@ -333,6 +406,7 @@ impl Device {
         let StagedObject {
             merged,
             digests,
+            news,
             left_file,
         } = staged?;
         let is_kept = matches!(&merged, Merged::Changed { taken, .. } if taken.data);
@@ -359,15 +433,10 @@ impl Device {
             // When a power cut brings the reservation back, it expires by itself.
             group.batch.append(batch);
         }
-        Ok(Committed::Object(merged))
+        Ok((merged, news))
     }
 
-    fn stage_joined<R: Record>(
-        &self,
-        room: Room<'_>,
-        joined: BTreeMap<(RosterKey, u16), Joined<R>>,
-        group: &mut Group,
-    ) {
+    fn stage_joined<R: Record>(&self, room: Room<'_>, joined: JoinedBy<R>, group: &mut Group) {
         for ((key, known), joined) in joined {
             let news = News {
                 theirs: None,
@@ -386,10 +455,21 @@ impl Device {
                     }
                     for place in joined.places {
                         let outcome = Ok(Committed::Records { is_there });
-                        group.outcomes.push((place, outcome));
+                        group.outcomes.insert(place, outcome);
+                    }
+                    for listing in joined.listings {
+                        listing.settle(is_there, group);
                     }
                 }
-                Err(error) => group.refuse(joined.places, error),
+                Err(error) => {
+                    if !joined.listings.is_empty() {
+                        tracing::warn!(%error, "objects are not listed here yet; the container is told later");
+                    }
+                    for listing in joined.listings {
+                        listing.settle(false, group);
+                    }
+                    group.refuse(joined.places, error);
+                }
             }
         }
     }

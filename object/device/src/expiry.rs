@@ -7,7 +7,7 @@
 use crate::device::Device;
 use crate::error::DeviceError;
 use crate::key::{OBJECT_KEY_BYTES, ObjectKey};
-use crate::object::{Merge, Merged, NewRow};
+use crate::object::{Merge, Merged, NewRow, Tell};
 use crate::stored::StoredObject;
 use crate::tables::EXPIRY;
 use onggi_common_meta::KeyRange;
@@ -132,7 +132,7 @@ impl Device {
         };
         let how = Merge {
             only_due: Some(*due),
-            tell_container: Some(UtcTime::from_seconds(due.delete_at)),
+            tell: Some(Tell::elsewhere(UtcTime::from_seconds(due.delete_at))),
             ..Merge::default()
         };
         let merged = self.merge_object(&due.key, NewRow { row, body: None }, how)?;

@@ -62,7 +62,7 @@ pub use device::{Device, DeviceOptions};
 pub use error::{DeviceError, OpenError};
 pub use expiry::Due;
 pub use key::{ObjectKey, RosterKey, RosterKind};
-pub use object::{Guard, Merge, Merged, NewRow};
+pub use object::{Guard, Merge, Merged, NewRow, Tell};
 pub use pending::PendingObject;
 pub use reservation::{Commit, Reserved};
 pub use roster_row::RosterRow;

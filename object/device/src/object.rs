@@ -5,7 +5,7 @@ use crate::device::Device;
 use crate::digests::{self, Part};
 use crate::error::DeviceError;
 use crate::expiry::{self, Due};
-use crate::key::{ObjectKey, unit_range};
+use crate::key::{ObjectKey, RosterKey, unit_range};
 use crate::large;
 use crate::pending::PendingObject;
 use crate::plan::plan;
@@ -49,8 +49,32 @@ pub struct Merge {
     pub if_present: bool,
     /// Change nothing unless the object still is this one, whose date has come.
     pub only_due: Option<Due>,
-    /// Remember in the same batch that the container has to be told, since this moment.
-    pub tell_container: Option<UtcTime>,
+    /// Whom the container's devices hear it from; nobody for what they know already.
+    pub tell: Option<Tell>,
+}
+
+/// How an object's container comes to know of a change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tell {
+    /// Since when it has to be told.
+    pub since: UtcTime,
+    /// The container's copy on this very device, whose line is written in the same batch.
+    pub here: Option<RosterKey>,
+    /// Whether other devices have to be told as well: then the batch has a row that remembers it. So it has when there is no
+    /// such container here.
+    pub elsewhere: bool,
+}
+
+impl Tell {
+    /// The container is told by messages alone.
+    #[must_use]
+    pub const fn elsewhere(since: UtcTime) -> Self {
+        Self {
+            since,
+            here: None,
+            elsewhere: true,
+        }
+    }
 }
 
 /// What a merge has to do with reservations of its key.
@@ -138,6 +162,8 @@ pub(crate) struct StagedObject {
     pub(crate) merged: Merged,
     /// `None` when there is nothing to write.
     pub(crate) digests: Option<digests::Change>,
+    /// What the container has to be told, if `tell` says so: it is for the caller to see to it in the same batch.
+    pub(crate) news: Option<PendingObject>,
     /// The file the old row named, if it does so no more.
     pub(crate) left_file: Option<String>,
 }
@@ -147,6 +173,7 @@ impl StagedObject {
         Self {
             merged,
             digests: None,
+            news: None,
             left_file: None,
         }
     }
@@ -193,7 +220,7 @@ impl Device {
             how,
         };
         let outcome = self.commit(vec![change]).pop().transpose()?;
-        let Some(Committed::Object(merged)) = outcome else {
+        let Some(Committed::Object { merged, .. }) = outcome else {
             unreachable!("a change is answered in its kind");
         };
         Ok(merged)
@@ -231,6 +258,9 @@ impl Device {
         };
         let mut batch = Batch::new();
         let staged = self.stage_object(key, prepared, how, &mut batch)?;
+        if let Some(news) = &staged.news {
+            news.stage(&mut batch);
+        }
         if let Some(change) = staged.digests {
             self.store().write(&batch, Durability::Synced)?;
             self.digest_table().keep(change);
@@ -320,9 +350,9 @@ impl Device {
         else {
             return Ok(StagedObject::nothing(unchanged(newest, !was_there)));
         };
-        if let Some(since) = how.tell_container {
-            pending_of(key, &plan.next.row, how, since).stage(batch);
-        }
+        let news = how
+            .tell
+            .map(|tell| pending_of(key, &plan.next.row, how, tell.since));
         batch.put(OBJECT, key.bytes(), table::encode(&plan.next));
         if let Some(small) = plan.small {
             batch.put(BODY, key.bytes(), small);
@@ -338,6 +368,7 @@ impl Device {
                 row,
             },
             digests: Some(digests),
+            news,
             left_file: plan.left_file,
         })
     }

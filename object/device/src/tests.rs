@@ -13,7 +13,9 @@ mod reservations;
 mod rosters;
 
 use crate::object::post_row;
-use crate::{Device, DeviceOptions, Location, Merge, Merged, NewRow, ObjectKey, OpenError, tables};
+use crate::{
+    Device, DeviceOptions, Location, Merge, Merged, NewRow, ObjectKey, OpenError, Tell, tables,
+};
 use onggi_common_host::SystemEntropy;
 use onggi_common_meta::local::{MemoryStore, Store};
 use onggi_common_units::{ByteCount, Timestamp};
@@ -264,7 +266,9 @@ fn a_post_changes_metadata_and_nothing_else() {
 fn what_a_container_has_to_be_told_is_remembered_until_it_was() {
     on_both(|device| {
         let how = Merge {
-            tell_container: Some(onggi_common_units::UtcTime::from_seconds(9)),
+            tell: Some(Tell::elsewhere(onggi_common_units::UtcTime::from_seconds(
+                9,
+            ))),
             ..Merge::default()
         };
         put_as(device, 1, 5, b"one", how);

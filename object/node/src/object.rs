@@ -11,7 +11,7 @@ use onggi_object_client::limiter::SILENT_AFTER;
 use onggi_object_client::{CallError, Limiter, Nodes};
 use onggi_object_device::object::post_row;
 use onggi_object_device::{
-    Change, Committed, Guard, Merge, Merged, NewRow, ObjectKey, PendingObject,
+    Change, Committed, Guard, Merge, Merged, NewRow, ObjectKey, PendingObject, Tell,
 };
 use onggi_object_model::{ObjectPath, ObjectRecord, PolicyIndex};
 use onggi_object_wire::object::{Delete, Post, Put, Refused, Which, Written};
@@ -161,7 +161,7 @@ impl Write {
             listing,
         } = self;
         let how = Merge {
-            tell_container: (!listing.is_empty()).then(|| node.clock.now()),
+            tell: tell(node, disk, &row.path, &listing),
             ..how
         };
         let is_delete = row.body.is_none() && !how.if_present;
@@ -169,11 +169,12 @@ impl Write {
         if let Guard::Above { .. } = how.guard {
             node.holds.wait(&disk.name, key).await;
         }
-        let merged = merge(disk, key, new, how).await;
+        let committed = merge(disk, key, new, how).await;
         if let Guard::Commit { commit, .. } = how.guard {
             node.holds.end(&disk.name, key, &commit.token);
         }
-        let merged = merged.map_err(|error| respond::disk_error("writing an object", &error))?;
+        let (merged, is_listed) =
+            committed.map_err(|error| respond::disk_error("writing an object", &error))?;
         let (was_there, row) = match merged {
             Merged::Changed {
                 taken,
@@ -207,7 +208,7 @@ impl Write {
                 ));
             }
         };
-        let listed = tell_containers(node, disk, key, &row, listing).await;
+        let listed = tell_containers(node, disk, key, &row, listing, is_listed).await;
         let code = if is_delete && !was_there {
             StatusCode::NOT_FOUND
         } else {
@@ -218,7 +219,13 @@ impl Write {
 }
 
 /// Merges a row together with whatever else waits for the device. A large body is made durable before.
-async fn merge(disk: &Disk, key: ObjectKey, new: NewRow, how: Merge) -> Result<Merged, DiskError> {
+/// Whether the container's copy on the device lists it, too.
+async fn merge(
+    disk: &Disk,
+    key: ObjectKey,
+    new: NewRow,
+    how: Merge,
+) -> Result<(Merged, bool), DiskError> {
     let prepared = if new.has_file() {
         disk.call(move |device| device.prepare_object(&key, new))
             .await?
@@ -228,7 +235,7 @@ async fn merge(disk: &Disk, key: ObjectKey, new: NewRow, how: Merge) -> Result<M
     let prepared = Box::new(prepared);
     let change = Change::Object { key, prepared, how };
     match disk.commit(change).await? {
-        Committed::Object(merged) => Ok(merged),
+        Committed::Object { merged, is_listed } => Ok((merged, is_listed)),
         Committed::Records { .. } | Committed::Told => Err(DiskError::CutOff),
     }
 }
@@ -237,16 +244,40 @@ pub(crate) fn conflict(newest: onggi_common_units::Timestamp) -> Response {
     respond::with_head(StatusCode::CONFLICT, &Refused { newest })
 }
 
-/// Tells the container devices about an object; those that heard it. The pending row goes when all did.
+fn is_here(node: &Node, disk: &Disk, place: &Place) -> bool {
+    place.device == disk.name && place.address == node.address
+}
+
+/// How the container devices of a list come to know of a change: this one in the change's own batch.
+fn tell(node: &Node, disk: &Disk, path: &ObjectPath, listing: &[Place]) -> Option<Tell> {
+    let here = listing.iter().any(|place| is_here(node, disk, place));
+    let elsewhere = listing.iter().any(|place| !is_here(node, disk, place));
+    (here || elsewhere).then(|| Tell {
+        since: node.clock.now(),
+        here: here.then(|| node.container_key(&path.container_path())),
+        elsewhere,
+    })
+}
+
+/// Tells the other container devices about an object; those that have it listed. The pending row goes when all have.
 async fn tell_containers(
     node: &Node,
     disk: &Disk,
     key: ObjectKey,
     row: &ObjectRow,
     listing: Vec<Place>,
+    is_listed: bool,
 ) -> Vec<Place> {
-    if listing.is_empty() {
-        return Vec::new();
+    let (mut listed, elsewhere): (Vec<Place>, Vec<Place>) = listing
+        .into_iter()
+        .partition(|place| is_here(node, disk, place));
+    let is_untold_here = !listed.is_empty() && !is_listed;
+    if is_untold_here {
+        listed.clear();
+        tracing::debug!(path = %row.path, "the container is not there yet");
+    }
+    if elsewhere.is_empty() {
+        return listed;
     }
     let (record, container) = (row.record(), row.path.container_path());
     let head = container::Rows {
@@ -254,9 +285,9 @@ async fn tell_containers(
         policy: key.policy,
         known: u16::MAX,
     };
-    let count = listing.len();
+    let count = elsewhere.len();
     let mut tellers = Vec::with_capacity(count);
-    for place in listing {
+    for place in elsewhere {
         let now = node.clock.monotonic();
         // It will be told later, from the pending row.
         if node.limiter.is_limited(&place.address, now) {
@@ -270,8 +301,8 @@ async fn tell_containers(
             place,
         });
     }
-    let listed = tell_all(tellers, &head, &record, &row.path).await;
-    if listed.len() == count {
+    let told = tell_all(tellers, &head, &record, &row.path).await;
+    if told.len() == count && !is_untold_here {
         disk.forget_told(PendingObject {
             key,
             container,
@@ -279,6 +310,7 @@ async fn tell_containers(
             since: None,
         });
     }
+    listed.extend(told);
     listed
 }
 

@@ -47,7 +47,7 @@ pub(crate) async fn take_records(disk: &Disk, change: Change) -> Result<Response
     let committed = committed.map_err(|error| respond::disk_error("listing", &error))?;
     Ok(respond::status(match committed {
         Committed::Records { is_there: true } => StatusCode::ACCEPTED,
-        Committed::Records { is_there: false } | Committed::Object(_) | Committed::Told => {
+        Committed::Records { is_there: false } | Committed::Object { .. } | Committed::Told => {
             StatusCode::NOT_FOUND
         }
     }))

@@ -365,17 +365,84 @@ impl Cluster {
     }
 }
 
-/// Shares out what is to be told: each primary gets its part, the first ones more when there are more.
+/// Shares out what is to be told: to each device what it can write down itself, then to each node what stays on it, and the
+/// rest to the primaries with the least to tell.
 fn share_out(primaries: &[Member], told: &[Place]) -> Vec<(Member, Vec<Place>)> {
     let mut shares: Vec<(Member, Vec<Place>)> = primaries
         .iter()
         .map(|member| (member.clone(), Vec::new()))
         .collect();
-    let count = shares.len();
-    for (index, place) in told.iter().enumerate() {
-        if let Some((_, share)) = shares.get_mut(index % count.max(1)) {
+    let mut left: Vec<&Place> = told.iter().collect();
+    let is_same: [fn(&Place, &Place) -> bool; 2] = [
+        |own, told| own == told,
+        |own, told| own.address == told.address,
+    ];
+    for is_near in is_same {
+        left.retain(|place| {
+            let mut idle = shares.iter_mut().filter(|(_, share)| share.is_empty());
+            let near = idle.find(|(member, _)| is_near(&member.place, place));
+            if let Some((_, share)) = near {
+                share.push((*place).clone());
+                return false;
+            }
+            true
+        });
+    }
+    for place in left {
+        if let Some((_, share)) = shares.iter_mut().min_by_key(|(_, share)| share.len()) {
             share.push(place.clone());
         }
     }
     shares
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn place(address: &str, device: &str) -> Place {
+        Place {
+            address: address.to_owned(),
+            device: device.parse().unwrap(),
+        }
+    }
+
+    fn shares(primaries: &[Place], told: &[Place]) -> Vec<Vec<Place>> {
+        let member = |(id, place): (u16, &Place)| Member {
+            id: DeviceId::new(id),
+            place: place.clone(),
+        };
+        let primaries: Vec<Member> = (0..).zip(primaries).map(member).collect();
+        let shares = share_out(&primaries, told);
+        shares.into_iter().map(|(_, share)| share).collect()
+    }
+
+    #[test]
+    fn each_tells_itself_or_its_neighbour_before_it_tells_others() {
+        let (a1, a2) = (place("a", "d1"), place("a", "d2"));
+        let (b, c, d) = (place("b", "d1"), place("c", "d1"), place("d", "d1"));
+        let told = [b.clone(), d.clone(), a1.clone()];
+        let primaries = [a1.clone(), b.clone(), c.clone()];
+        assert_eq!(
+            shares(&primaries, &told),
+            [vec![a1.clone()], vec![b.clone()], vec![d.clone()]]
+        );
+        let told = [c.clone(), a1.clone(), a2.clone()];
+        assert_eq!(
+            shares(&[a2.clone(), b.clone(), d], &told),
+            [vec![a2], vec![c], vec![a1]]
+        );
+    }
+
+    #[test]
+    fn everybody_is_told_whatever_the_counts() {
+        let (a, b) = (place("a", "d1"), place("b", "d1"));
+        let told = [place("c", "d1"), place("d", "d1"), b.clone()];
+        let given = shares(&[a, b.clone()], &told);
+        assert_eq!(given[1][0], b);
+        let mut all = given.concat();
+        all.sort_by(|x, y| x.address.cmp(&y.address));
+        assert_eq!(all, [b, place("c", "d1"), place("d", "d1")]);
+        assert_eq!(shares(&[place("a", "d1")], &[]), [Vec::<Place>::new()]);
+    }
 }

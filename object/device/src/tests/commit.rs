@@ -4,7 +4,7 @@ use super::{SCOPE, at, key, open_memory, open_rocks, path, put_row, read};
 use crate::roster::Decision;
 use crate::{
     Change, Committed, Device, DeviceError, Merge, Merged, NewRow, PendingObject, RosterKey,
-    RosterKind, RosterRow,
+    RosterKind, RosterRow, Tell,
 };
 use onggi_object_model::{Etag, Metadata, ObjectRecord};
 use onggi_object_ring::PathHash;
@@ -29,6 +29,17 @@ fn make(device: &Device, number: u8) {
     assert!(made.unwrap().after.exists());
 }
 
+/// The container whose copy is on the device, and whether others are to be told.
+type Here = (Option<u8>, bool);
+
+fn tell((here, elsewhere): Here) -> Tell {
+    Tell {
+        since: onggi_common_units::UtcTime::from_seconds(9),
+        here: here.map(container),
+        elsewhere: elsewhere || here.is_none(),
+    }
+}
+
 /// One change of a test, which can be made twice.
 #[derive(Debug, Clone)]
 enum Step {
@@ -36,10 +47,12 @@ enum Step {
         number: u8,
         ticks: u64,
         length: usize,
+        here: Here,
     },
     Delete {
         number: u8,
         ticks: u64,
+        here: Here,
     },
     Tell {
         container: u8,
@@ -55,18 +68,22 @@ enum Step {
 fn step() -> impl Strategy<Value = Step> {
     // Few numbers and moments, so that changes meet.
     let (number, ticks) = (0..4u8, 2..9u64);
+    let here = || (prop::option::of(0..4u8), any::<bool>());
+    let length = prop_oneof![Just(3usize), Just(70_000)];
     prop_oneof![
-        (
-            number.clone(),
-            ticks.clone(),
-            prop_oneof![Just(3usize), Just(70_000)]
-        )
-            .prop_map(|(number, ticks, length)| Step::Put {
+        (number.clone(), ticks.clone(), length, here()).prop_map(
+            |(number, ticks, length, here)| Step::Put {
                 number,
                 ticks,
-                length
-            }),
-        (number.clone(), ticks.clone()).prop_map(|(number, ticks)| Step::Delete { number, ticks }),
+                length,
+                here
+            }
+        ),
+        (number.clone(), ticks.clone(), here()).prop_map(|(number, ticks, here)| Step::Delete {
+            number,
+            ticks,
+            here
+        }),
         (number.clone(), number.clone(), ticks, any::<bool>()).prop_map(
             |(container, name, ticks, deleted)| Step::Tell {
                 container,
@@ -79,9 +96,9 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-fn object(device: &Device, number: u8, row: ObjectRow, bytes: Option<&[u8]>) -> Change {
+fn object(device: &Device, number: u8, row: ObjectRow, bytes: Option<&[u8]>, here: Here) -> Change {
     let how = Merge {
-        tell_container: Some(onggi_common_units::UtcTime::from_seconds(9)),
+        tell: Some(tell(here)),
         ..Merge::default()
     };
     let body = bytes.map(|bytes| {
@@ -104,14 +121,19 @@ fn change(device: &Device, step: &Step) -> Change {
             number,
             ticks,
             length,
+            here,
         } => {
             let bytes = vec![u8::try_from(*ticks).unwrap(); *length];
             let row = put_row(*number, *ticks, &bytes);
-            object(device, *number, row, Some(&bytes))
+            object(device, *number, row, Some(&bytes), *here)
         }
-        Step::Delete { number, ticks } => {
+        Step::Delete {
+            number,
+            ticks,
+            here,
+        } => {
             let row = ObjectRow::tombstone(path(*number), at(*ticks));
-            object(device, *number, row, None)
+            object(device, *number, row, None, *here)
         }
         Step::Tell {
             container: of,
@@ -219,6 +241,7 @@ fn many_records_of_one_container_and_their_objects_are_written_together() {
             number,
             ticks: 5,
             length: 3,
+            here: (None, true),
         };
         changes.push(change(&device, &step));
         let step = Step::Tell {
@@ -234,7 +257,10 @@ fn many_records_of_one_container_and_their_objects_are_written_together() {
         assert!(matches!(
             pair,
             [
-                Committed::Object(Merged::Changed { .. }),
+                Committed::Object {
+                    merged: Merged::Changed { .. },
+                    is_listed: false
+                },
                 Committed::Records { is_there: true }
             ]
         ));
@@ -246,4 +272,54 @@ fn many_records_of_one_container_and_their_objects_are_written_together() {
     let row = device.roster(&container(200)).unwrap().unwrap();
     assert_eq!((row.live_count, row.bytes_used), (100, 500));
     assert_eq!(read(&device, 99, &[]), Some(vec![5; 3]));
+}
+
+#[test]
+fn an_object_is_listed_in_its_own_batch_where_its_container_is_here() {
+    let dir = tempfile::tempdir().unwrap();
+    let device = open_rocks(dir.path());
+    make(&device, 200);
+    let put = |number: u8, here: Here| {
+        let step = Step::Put {
+            number,
+            ticks: 5,
+            length: 3,
+            here,
+        };
+        change(&device, &step)
+    };
+    let (alone, with_others, not_there) =
+        ((Some(200), false), (Some(200), true), (Some(201), false));
+    // The container's stripe is its own object's as well.
+    let changes = vec![
+        put(1, alone),
+        put(2, with_others),
+        put(3, not_there),
+        put(200, alone),
+    ];
+    let listed: Vec<bool> = done(device.commit(changes))
+        .into_iter()
+        .map(|outcome| match outcome {
+            Committed::Object { is_listed, .. } => is_listed,
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(listed, [true, true, false, true]);
+    drop(device);
+    let device = open_rocks(dir.path());
+    let row = device.roster(&container(200)).unwrap().unwrap();
+    assert_eq!((row.live_count, row.bytes_used), (3, 9));
+    // What others have to be told is remembered, and so is what could not be listed here.
+    let pending = device.pending_objects(None, 10).unwrap();
+    let keys: Vec<_> = pending.iter().map(|pending| pending.key).collect();
+    assert_eq!(keys, [key(2), key(3)]);
+    // Deletions are listed in the same way.
+    let delete = Step::Delete {
+        number: 1,
+        ticks: 6,
+        here: alone,
+    };
+    done(device.commit(vec![change(&device, &delete)]));
+    let row = device.roster(&container(200)).unwrap().unwrap();
+    assert_eq!((row.live_count, row.bytes_used), (2, 6));
 }
