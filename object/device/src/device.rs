@@ -13,6 +13,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use onggi_common_host::Entropy;
 use onggi_common_meta::local::{Read, RocksStore, Store};
 use onggi_common_units::{ByteCount, Uuid};
+use onggi_object_wire::Slot;
 use onggi_object_wire::replication::Scope;
 use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -143,6 +144,12 @@ impl Device {
     #[must_use]
     pub fn digests_above(&self, scope: Scope, bits: u32, horizon: u16) -> BTreeMap<u32, Sum> {
         self.digests.units(scope, bits, horizon)
+    }
+
+    /// The slots of a unit of so many hash bits (at most the slot bits) that hold anything.
+    #[must_use]
+    pub fn slots_in(&self, scope: Scope, unit: u32, bits: u32) -> Vec<Slot> {
+        self.digests.slots_in(scope, unit, bits)
     }
 
     /// The scopes that hold anything.

@@ -24,7 +24,7 @@ use onggi_object_wire::body::BodyHash;
 use onggi_object_wire::digest::SLOT_BITS;
 use onggi_object_wire::replication::{KeySum, Scope};
 use onggi_object_wire::{ChunkHasher, Digest, ObjectRow, Slot};
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 use std::sync::{Mutex, PoisonError};
 
 /// Rows that are remembered after they were set aside.
@@ -32,21 +32,32 @@ const ASIDE_MAX: usize = 10_000;
 /// The row that says when the device was alive last.
 const ALIVE: &[u8] = b"alive";
 
-/// The horizons of a device's slots, as its table has them.
+/// The horizons of a device's slots, as its table has them: by scope a day for each slot.
 #[derive(Debug)]
-pub(crate) struct Horizons(Mutex<HashMap<(Scope, Slot), u16>>);
+pub(crate) struct Horizons(Mutex<BTreeMap<Scope, Vec<u16>>>);
+
+fn place_of(slot: Slot) -> usize {
+    usize::try_from(slot.number()).unwrap_or(usize::MAX)
+}
+
+fn set(days: &mut BTreeMap<Scope, Vec<u16>>, scope: Scope, slot: Slot, day: u16) {
+    let days = days.entry(scope).or_insert_with(|| vec![0; 1 << SLOT_BITS]);
+    if let Some(known) = days.get_mut(place_of(slot)) {
+        *known = day;
+    }
+}
 
 impl Horizons {
     pub(crate) fn load(store: &dyn Store) -> Result<Self, DeviceError> {
-        let mut days = HashMap::new();
+        let mut days = BTreeMap::new();
         store.visit(
             HORIZON,
             &KeyRange::all(),
             Order::Ascending,
             &mut |key, value| {
                 let day = value.try_into().map(u16::from_be_bytes);
-                if let (Some(place), Ok(day)) = (parse_horizon_key(key), day) {
-                    days.insert(place, day);
+                if let (Some((scope, slot)), Ok(day)) = (parse_horizon_key(key), day) {
+                    set(&mut days, scope, slot, day);
                 }
                 ControlFlow::Continue(())
             },
@@ -54,31 +65,38 @@ impl Horizons {
         Ok(Self(Mutex::new(days)))
     }
 
+    fn with<T>(&self, act: impl FnOnce(&mut BTreeMap<Scope, Vec<u16>>) -> T) -> T {
+        act(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
     fn get(&self, scope: Scope, slot: Slot) -> u16 {
-        let days = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        days.get(&(scope, slot)).copied().unwrap_or(0)
+        let day = self.with(|days| days.get(&scope)?.get(place_of(slot)).copied());
+        day.unwrap_or(0)
     }
 
     /// The units of so many bits whose first slot is behind.
     fn behind(&self, scope: Scope, bits: u32, horizon: u16) -> Vec<u32> {
-        let days = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_behind = |unit: &u32| {
-            let first = Slot::new(unit << SLOT_BITS.saturating_sub(bits));
-            let day = first.and_then(|slot| days.get(&(scope, slot)));
-            day.copied().unwrap_or(0) < horizon
-        };
-        (0..1 << bits.min(SLOT_BITS)).filter(is_behind).collect()
+        let bits = bits.min(SLOT_BITS);
+        let count = 1 << bits;
+        self.with(|days| match days.get(&scope) {
+            Some(days) => {
+                let firsts = days.iter().step_by(1 << (SLOT_BITS - bits));
+                let units = (0..count).zip(firsts);
+                let behind = units.filter(|(_, day)| **day < horizon);
+                behind.map(|(unit, _)| unit).collect()
+            }
+            None if horizon == 0 => Vec::new(),
+            None => (0..count).collect(),
+        })
     }
 
     /// The slot has no horizon any more.
     fn forget(&self, scope: Scope, slot: Slot) {
-        let mut days = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        days.remove(&(scope, slot));
+        self.keep(scope, slot, 0);
     }
 
     pub(crate) fn keep(&self, scope: Scope, slot: Slot, day: u16) {
-        let mut days = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        days.insert((scope, slot), day);
+        self.with(|days| set(days, scope, slot, day));
     }
 }
 

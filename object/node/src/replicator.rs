@@ -253,6 +253,7 @@ impl Node {
             .map(|(slot, sum)| (*slot, sum.digest))
             .collect();
         let slots = peer.differing(scope, SLOT_BITS, horizon, &sums).await?;
+        let slots = slots.into_iter().filter_map(Slot::new).collect();
         let keys = self.keys(disk, scope, slots, horizon).await?;
         let how = Pushing {
             horizon,
@@ -266,12 +267,12 @@ impl Node {
         &self,
         disk: &Disk,
         scope: Scope,
-        slots: Vec<u32>,
+        slots: Vec<Slot>,
         horizon: u16,
     ) -> Result<Vec<KeySum>, PushError> {
         let read = disk.call(move |device| {
             let mut keys = Vec::new();
-            for slot in slots.into_iter().filter_map(Slot::new) {
+            for slot in slots {
                 keys.extend(match (scope, kind_of(scope)) {
                     (Scope::Objects(policy), _) => device.object_keys(policy, slot)?,
                     (_, Some(kind)) => device.roster_keys(kind, slot, horizon)?,
@@ -332,9 +333,7 @@ impl Node {
         unit: u32,
         bits: u32,
     ) -> Result<(), PushError> {
-        let slots = disk.device().digests(scope, SLOT_BITS).into_keys();
-        let own = |slot: &u32| Slot::new(*slot).is_some_and(|slot| slot.unit(bits) == unit);
-        let slots = slots.filter(own).collect();
+        let slots = disk.device().slots_in(scope, unit, bits);
         let mut keys = self.keys(disk, scope, slots, 0).await?;
         let how = Pushing {
             horizon: 0,
