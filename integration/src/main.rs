@@ -7,7 +7,7 @@
 use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand};
 use onggi_common_units::ByteCount;
-use onggi_integration::bench::{self, IscsiBench, ObjectsBench, RestBench};
+use onggi_integration::bench::{self, IscsiBench, ObjectsBench, OpenBench, RestBench};
 use onggi_integration::guest::{self, Image, Sockets};
 use onggi_integration::parse_size;
 use onggi_integration::powercut::{control, objects, volume};
@@ -52,6 +52,8 @@ enum BenchCommand {
     Objects(ObjectsBench),
     /// An object store that has nothing to do: what its replicators cost, and how soon it is back
     Rest(RestBench),
+    /// A device with many objects: how long it takes to open
+    Open(OpenBench),
 }
 
 #[derive(Debug, Subcommand)]
@@ -266,6 +268,7 @@ fn run_bench(command: &BenchCommand) -> Result<ExitCode> {
         BenchCommand::Iscsi(options) => bench::iscsi(options, print),
         BenchCommand::Objects(options) => bench::objects(options, print),
         BenchCommand::Rest(options) => bench::rest(options, print),
+        BenchCommand::Open(options) => bench::open(options, print),
     }?;
     Ok(ExitCode::SUCCESS)
 }

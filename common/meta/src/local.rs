@@ -164,6 +164,15 @@ pub trait Store: Read + Send + Sync + 'static {
     /// When the machine refuses.
     fn sync(&self) -> Result<(), StoreError>;
 
+    /// Looks whether there is something to tidy up beside everything else, and if so begins; to be called every now and
+    /// then. It does not wait for the end of it.
+    ///
+    /// # Errors
+    /// When the store cannot answer.
+    fn tend(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+
     /// Where the store is, for errors and logs.
     fn location(&self) -> &Path;
 }

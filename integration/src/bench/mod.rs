@@ -10,10 +10,12 @@ mod client;
 mod contender;
 mod loopback;
 mod objects;
+mod open;
 mod rest;
 mod table;
 
 pub use objects::{ObjectsBench, objects};
+pub use open::{OpenBench, open};
 pub use rest::{RestBench, rest};
 
 use anyhow::{Context as _, Result, bail, ensure};

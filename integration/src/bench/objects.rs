@@ -1,7 +1,8 @@
 //! `integration/bench objects`: the speed of this build's object store, beside OpenStack Swift.
 //!
 //! Both clusters have four nodes with one device each on the same disk, three copies of everything, and answer a PUT when
-//! it is on stable storage. Within a workload the runs alternate. Clients and servers share the processors.
+//! it is on stable storage. Within a workload the runs alternate, and whoever is not measured is stopped: its daemons would
+//! take processor time from the other. Clients and servers share the processors.
 
 mod contender;
 mod swift;
@@ -10,7 +11,7 @@ use super::table::{self, Row, median};
 use super::{Measured, median_of};
 use crate::http::{Connection, Head};
 use anyhow::{Context as _, Result, bail, ensure};
-use contender::Contender;
+use contender::{Contender, Paused};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -24,6 +25,8 @@ const LARGE_COUNT: usize = 4;
 /// The names of a listing: the most that one request gives.
 const NAMES: usize = 10_000;
 const LISTINGS: usize = 50;
+/// How long a cluster that was stopped has before it is measured.
+const RECOVERY: Duration = Duration::from_secs(1);
 
 /// What `bench objects` is told.
 #[derive(Debug, Clone, clap::Args)]
@@ -212,7 +215,9 @@ fn run_all(sides: &mut [Side], run: usize, options: &ObjectsBench) -> Result<()>
         if !(options.is_chosen(name) || kind == Kind::Put || makes_large) {
             continue;
         }
-        for (side, small) in sides.iter_mut().zip(&mut small) {
+        for (place, small) in small.iter_mut().enumerate() {
+            let paused = pause_others(sides, place)?;
+            let side = &mut sides[place];
             let (bytes, names) = match kind {
                 Kind::Put => (SMALL_BYTES, usize::MAX),
                 Kind::PutLarge => (PIECE_BYTES, LARGE_COUNT),
@@ -243,9 +248,23 @@ fn run_all(sides: &mut [Side], run: usize, options: &ObjectsBench) -> Result<()>
             if kind == Kind::Put {
                 *small = count;
             }
+            drop(paused);
         }
     }
     Ok(())
+}
+
+/// Stops all but one, which has a moment to find its way back.
+fn pause_others(sides: &[Side], place: usize) -> Result<Vec<Paused>> {
+    let others = sides
+        .iter()
+        .enumerate()
+        .filter(|(other, _)| *other != place);
+    let paused: Result<Vec<Paused>> = others.map(|(_, side)| side.contender.pause()).collect();
+    if sides.len() > 1 {
+        std::thread::sleep(RECOVERY);
+    }
+    paused
 }
 
 impl Side {

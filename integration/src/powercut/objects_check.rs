@@ -88,6 +88,9 @@ impl ObjectsCheck {
             Ok(device) => device,
             Err(error) => return Ok(Some(format!("the device cannot be opened: {error:#}"))),
         };
+        if let Err(error) = device.sweep() {
+            return Ok(Some(format!("the device cannot be swept: {error:#}")));
+        }
         let found = match find(&device) {
             Ok(found) => found,
             Err(error) => return Ok(Some(format!("the device cannot be read: {error:#}"))),

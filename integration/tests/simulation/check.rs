@@ -176,11 +176,12 @@ pub(crate) async fn quiesce(cluster: &Arc<Cluster>) {
     cluster.pass_everywhere(Pass::Audit).await;
     cluster.pass_everywhere(Pass::Replicate).await;
     cluster.pass_everywhere(Pass::Update).await;
-    // What writes that failed left behind is swept when a device is opened.
+    // What writes that failed left behind is swept after a start.
     for index in 0..NODES {
         cluster.stop(index);
         cluster.start(index);
     }
+    cluster.pass_everywhere(Pass::Sweep).await;
     let left = left.or_else(|| NAMES.iter().find_map(|name| unsettled(cluster, name)));
     let left = left.or_else(|| (0..NODES).find_map(|index| leftovers(cluster, index)));
     if let Some(left) = left {

@@ -534,14 +534,16 @@ pub(crate) enum Pass {
     Replicate,
     Update,
     Audit,
+    Sweep,
 }
 
 impl Pass {
     pub(crate) const fn any(random: &mut Random) -> Self {
-        match random.within(0..10) {
+        match random.within(0..11) {
             0..=5 => Self::Replicate,
             6..=8 => Self::Update,
-            _ => Self::Audit,
+            9 => Self::Audit,
+            _ => Self::Sweep,
         }
     }
 
@@ -550,6 +552,7 @@ impl Pass {
             Self::Replicate => node.replicate_once().await,
             Self::Update => node.update_once().await,
             Self::Audit => node.audit_once().await,
+            Self::Sweep => node.sweep_once().await,
         }
     }
 }

@@ -56,7 +56,8 @@ impl core::fmt::Debug for Device {
 }
 
 impl Device {
-    /// Opens the device in a directory, making a new one where none was ever.
+    /// Opens the device in a directory, making a new one where none was ever. This takes as long whatever it holds; bodies
+    /// that a crash left without a row go with [`Device::sweep_shelf`], beside everything else.
     ///
     /// # Errors
     /// When another device, or none, is where one is expected; when it is damaged; when the machine refuses.
@@ -81,7 +82,6 @@ impl Device {
         format::upgrade(directory, &marker, store.as_ref())?;
         let device = Self::with_store(options, entropy, marker.id, store)?;
         device.sweep_incoming()?;
-        device.sweep()?;
         Ok(device)
     }
 

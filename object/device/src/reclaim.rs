@@ -327,15 +327,15 @@ impl Device {
         Ok(micros.map(|micros| UtcTime::from_micros(u64::from_be_bytes(micros))))
     }
 
-    /// Remembers that the device is alive and has compared itself with its peers.
+    /// Remembers that the device is alive and has compared itself with its peers, and has its store tidied up.
     ///
     /// # Errors
     /// When the store refuses.
     pub fn mark_alive(&self, now: UtcTime) -> Result<(), DeviceError> {
         let mut batch = Batch::new();
         batch.put(HORIZON, ALIVE, now.micros().to_be_bytes());
-        let write = self.store().write(&batch, Durability::Lazy);
-        write.map_err(|error| error.into())
+        self.store().write(&batch, Durability::Lazy)?;
+        Ok(self.store().tend()?)
     }
 }
 

@@ -80,6 +80,7 @@ pub(crate) async fn start(
     let rings = Arc::clone(&node.rings);
     let wake = Arc::new(Notify::new());
     let mut daemons = vec![
+        tokio::spawn(Arc::clone(&node).sweep(drain.clone())),
         tokio::spawn(rings.watch(drain.clone())),
         tokio::spawn(Arc::clone(&node).replicate(
             options.replication_interval,

@@ -27,6 +27,7 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 mod damage;
+mod garbage;
 mod torn;
 
 /// How the store is opened.
@@ -82,6 +83,7 @@ pub struct RocksStore {
     /// What damage was met; from then on nothing is answered.
     damage: OnceLock<String>,
     on_disk: torn::Watermark,
+    blobs: Vec<garbage::Blobs>,
     synced: WriteOptions,
     lazy: WriteOptions,
 }
@@ -142,6 +144,12 @@ impl RocksStore {
         Ok(Self {
             db,
             on_disk,
+            blobs: options
+                .tables
+                .iter()
+                .filter(|table| table.blobs_from.is_some())
+                .map(|table| garbage::Blobs::new(table.name))
+                .collect(),
             directory: directory.to_owned(),
             damage: OnceLock::new(),
             synced,
@@ -315,7 +323,8 @@ fn table_options(cache: &Cache, blobs_from: Option<ByteCount>) -> rocksdb::Optio
         table.set_blob_file_size(64 << 20);
         // The same budget as for blocks.
         table.set_blob_cache(cache);
-        table.set_enable_blob_gc(true);
+        // Switched on while there is garbage to collect.
+        table.set_enable_blob_gc(false);
     }
     table
 }
@@ -430,6 +439,12 @@ impl Store for RocksStore {
             .map_err(|error| self.failed("syncing", error))?;
         self.on_disk.rise(before);
         Ok(())
+    }
+
+    fn tend(&self) -> Result<(), StoreError> {
+        self.blobs
+            .iter()
+            .try_for_each(|blobs| self.tend_blobs(blobs))
     }
 
     fn location(&self) -> &Path {

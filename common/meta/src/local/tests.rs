@@ -347,3 +347,63 @@ proptest! {
         }
     }
 }
+
+/// The blob files of a store, with their lengths.
+fn blob_files(directory: &Path) -> std::collections::BTreeMap<std::ffi::OsString, u64> {
+    let entries = std::fs::read_dir(directory.join("db")).unwrap();
+    let entries = entries.map(Result::unwrap);
+    entries
+        .filter(|entry| entry.path().extension().is_some_and(|end| end == "blob"))
+        .map(|entry| (entry.file_name(), entry.metadata().unwrap().len()))
+        .collect()
+}
+
+#[test]
+fn values_are_copied_out_of_blob_files_only_when_there_is_garbage_beside_them() {
+    const VALUES: u32 = 400;
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let value = vec![7; 256 << 10];
+    for number in 0..VALUES {
+        let mut batch = Batch::new();
+        batch.put(LIDS, number.to_be_bytes(), value.clone());
+        store.write(&batch, Durability::Lazy).unwrap();
+        if number % 50 == 49 {
+            store.compact(LIDS, &KeyRange::all()).unwrap();
+        }
+    }
+    store.tend().unwrap();
+    let before = blob_files(dir.path());
+    // Others come between, and their tables are merged.
+    for number in 0..VALUES {
+        let mut batch = Batch::new();
+        batch.put(LIDS, (number + 1_000).to_be_bytes(), *b"small");
+        store.write(&batch, Durability::Lazy).unwrap();
+    }
+    store.compact(LIDS, &KeyRange::all()).unwrap();
+    assert_eq!(blob_files(dir.path()), before);
+    // Of four neighbours one stays.
+    let mut batch = Batch::new();
+    for number in (0..VALUES).filter(|number| number % 4 != 0) {
+        batch.delete(LIDS, number.to_be_bytes());
+    }
+    store.write(&batch, Durability::Lazy).unwrap();
+    store.compact(LIDS, &KeyRange::all()).unwrap();
+    let bytes = || blob_files(dir.path()).values().sum::<u64>();
+    let all = bytes();
+    assert_eq!(before.values().sum::<u64>(), all);
+    store.tend().unwrap();
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    while bytes() > all * 3 / 4 {
+        assert!(std::time::Instant::now() < deadline, "no space comes back");
+        // What is merged anyway brings it along.
+        store.compact(LIDS, &KeyRange::all()).unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    for number in (0..VALUES).step_by(4) {
+        assert_eq!(
+            store.get(LIDS, &number.to_be_bytes()).unwrap().as_ref(),
+            Some(&value)
+        );
+    }
+}

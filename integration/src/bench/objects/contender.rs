@@ -4,6 +4,7 @@ use super::swift::Swift;
 use crate::http::{Connection, Head};
 use crate::system::{ObjectOptions, Options, System, User};
 use anyhow::{Context as _, Result, ensure};
+use rustix::process::{Pid, Signal, kill_process};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -180,12 +181,42 @@ impl Contender {
         Ok(f64::from(u32::try_from(blocks)?) * 512.0)
     }
 
+    /// Stops all its processes for as long as the answer lives, so that what it does beside requests is not measured as
+    /// another's.
+    pub(super) fn pause(&self) -> Result<Paused> {
+        let pids = self.processes()?.into_iter();
+        let pids = pids.filter_map(|pid| Pid::from_raw(pid.try_into().ok()?));
+        let paused = Paused(pids.collect());
+        paused.signal(Signal::STOP);
+        Ok(paused)
+    }
+
     /// Ends it in order.
     pub(super) fn stop(self) -> Result<()> {
         match self.cluster {
             Cluster::Onggi(mut system) => system.stop(),
             Cluster::Swift(swift) => swift.stop(),
         }
+    }
+}
+
+/// Processes that are stopped.
+pub(super) struct Paused(Vec<Pid>);
+
+impl Paused {
+    fn signal(&self, signal: Signal) {
+        for pid in &self.0 {
+            match kill_process(*pid, signal) {
+                // A worker may have ended since.
+                Ok(()) | Err(_) => {}
+            }
+        }
+    }
+}
+
+impl Drop for Paused {
+    fn drop(&mut self) {
+        self.signal(Signal::CONT);
     }
 }
 
