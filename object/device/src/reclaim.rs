@@ -335,7 +335,11 @@ impl Device {
         let mut batch = Batch::new();
         batch.put(HORIZON, ALIVE, now.micros().to_be_bytes());
         self.store().write(&batch, Durability::Lazy)?;
-        Ok(self.store().tend()?)
+        if let Err(error) = self.store().tend() {
+            // What it is about is not lost, only not tidy.
+            tracing::warn!(%error, "a device's store is not tidied up");
+        }
+        Ok(())
     }
 }
 

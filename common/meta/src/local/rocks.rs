@@ -16,11 +16,13 @@ use super::{Batch, Durability, Order, Read, Store, Visitor, Write};
 use crate::error::{ADVICE_DAMAGED, OpenError, StoreError};
 use crate::key::{KEY_BYTES_MAX, KeyRange, TableName};
 use core::ops::ControlFlow;
+use core::sync::atomic::{AtomicU64, Ordering};
 use onggi_common_host::durable;
 use onggi_common_units::ByteCount;
 use rocksdb::{
     BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType,
-    DBRawIterator, DBRecoveryMode, ErrorKind, ReadOptions, ReadTier, WriteBatch, WriteOptions,
+    DBRawIterator, DBRecoveryMode, ErrorKind, FlushOptions, ReadOptions, ReadTier, WriteBatch,
+    WriteOptions,
 };
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -29,6 +31,12 @@ use std::sync::OnceLock;
 mod damage;
 mod garbage;
 mod torn;
+
+/// With so many writes from one look to the next a store is at rest.
+const REST_WRITES_MAX: u64 = 1_000;
+/// Less than this is left in memory.
+const FLUSH_BYTES_MIN: u64 = 1 << 20;
+const MEMTABLE_BYTES: &str = "rocksdb.cur-size-active-mem-table";
 
 /// How the store is opened.
 #[derive(Debug, Clone)]
@@ -84,6 +92,9 @@ pub struct RocksStore {
     damage: OnceLock<String>,
     on_disk: torn::Watermark,
     blobs: Vec<garbage::Blobs>,
+    tables: Vec<TableName>,
+    /// The last write when the store was tended last.
+    tended: AtomicU64,
     synced: WriteOptions,
     lazy: WriteOptions,
 }
@@ -144,6 +155,8 @@ impl RocksStore {
         Ok(Self {
             db,
             on_disk,
+            tended: AtomicU64::new(0),
+            tables: options.tables.iter().map(|table| table.name).collect(),
             blobs: options
                 .tables
                 .iter()
@@ -187,6 +200,29 @@ impl RocksStore {
             .map_err(|error| self.failed("flushing", error))?;
         self.db
             .compact_range_cf(family, Some(range.start()), range.end());
+        Ok(())
+    }
+
+    /// Begins to write recent rows to table files when hardly any came since the last time: that gives their memory back,
+    /// and the next start has less of the log to read.
+    fn flush_at_rest(&self) -> Result<(), StoreError> {
+        let last = self.db.latest_sequence_number();
+        let before = self.tended.swap(last, Ordering::Relaxed);
+        if last.saturating_sub(before) > REST_WRITES_MAX {
+            return Ok(());
+        }
+        let mut options = FlushOptions::default();
+        options.set_wait(false);
+        for table in &self.tables {
+            let family = self.table(*table)?;
+            let bytes = self.db.property_int_value_cf(family, MEMTABLE_BYTES);
+            let bytes = bytes.map_err(|error| self.failed("looking at recent rows", error))?;
+            if bytes.unwrap_or(0) >= FLUSH_BYTES_MIN {
+                self.db
+                    .flush_cf_opt(family, &options)
+                    .map_err(|error| self.failed("flushing", error))?;
+            }
+        }
         Ok(())
     }
 
@@ -442,6 +478,7 @@ impl Store for RocksStore {
     }
 
     fn tend(&self) -> Result<(), StoreError> {
+        self.flush_at_rest()?;
         self.blobs
             .iter()
             .try_for_each(|blobs| self.tend_blobs(blobs))

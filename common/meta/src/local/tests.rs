@@ -407,3 +407,40 @@ fn values_are_copied_out_of_blob_files_only_when_there_is_garbage_beside_them() 
         );
     }
 }
+
+#[test]
+fn recent_rows_go_to_table_files_when_no_more_come() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let has_tables = || {
+        let entries = std::fs::read_dir(dir.path().join("db")).unwrap();
+        entries
+            .map(Result::unwrap)
+            .any(|entry| entry.path().extension().is_some_and(|end| end == "sst"))
+    };
+    let write = |count: u32, bytes: usize| {
+        for number in 0..count {
+            let mut batch = Batch::new();
+            batch.put(JARS, number.to_be_bytes(), vec![7; bytes]);
+            store.write(&batch, Durability::Lazy).unwrap();
+        }
+    };
+    write(2_000, 1 << 10);
+    store.tend().unwrap();
+    // While many come the store is left alone.
+    write(2_000, 1 << 10);
+    store.tend().unwrap();
+    std::thread::sleep(std::time::Duration::from_millis(200));
+    assert!(!has_tables());
+    write(10, 1);
+    store.tend().unwrap();
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    while !has_tables() {
+        assert!(std::time::Instant::now() < deadline, "nothing is flushed");
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    assert_eq!(
+        store.get(JARS, &20u32.to_be_bytes()).unwrap(),
+        Some(vec![7; 1 << 10])
+    );
+}
