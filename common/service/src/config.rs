@@ -164,6 +164,9 @@ pub struct Object {
     /// How many whole days the trace of a deletion stays at least.
     #[serde(default = "default_reclaim_age_days")]
     pub reclaim_age_days: NonZeroU16,
+    /// How much each device gives the others in a second to bring them up to date; 0 for as much as it can.
+    #[serde(default = "default_replication_rate")]
+    pub replication_rate: ByteCount,
     /// How much of each device is read again in a second to find damage; 0 for nothing.
     #[serde(default = "default_audit_rate")]
     pub audit_rate: ByteCount,
@@ -271,6 +274,9 @@ const fn default_reclaim_age_days() -> NonZeroU16 {
         Some(week) => week,
         None => NonZeroU16::MIN,
     }
+}
+const fn default_replication_rate() -> ByteCount {
+    ByteCount::from_mib(100)
 }
 const fn default_audit_rate() -> ByteCount {
     ByteCount::from_mib(10)

@@ -2,6 +2,7 @@
 
 use crate::machine::{Calls, Machine, Off};
 use crate::options::Options;
+use crate::pace::Pace;
 use crate::progress::Progress;
 use core::sync::atomic::{AtomicBool, Ordering};
 use core::time::Duration;
@@ -38,6 +39,8 @@ pub(crate) struct Disk {
     /// compared with its peers.
     is_rejoining: Arc<AtomicBool>,
     progress: Arc<Progress>,
+    /// How fast it gives what peers lack.
+    pace: Arc<Pace>,
 }
 
 /// Changes that wait for a device. While one group is written the next one gathers.
@@ -267,6 +270,11 @@ impl Disk {
         }
     }
 
+    /// How fast it gives what peers lack.
+    pub(crate) fn pace(&self) -> &Pace {
+        &self.pace
+    }
+
     /// What has been done with it.
     pub(crate) fn progress(&self) -> &Progress {
         &self.progress
@@ -364,6 +372,7 @@ impl Disks {
                         calls: machine.calls.clone(),
                         is_rejoining: Arc::new(AtomicBool::new(is_rejoining)),
                         progress: Arc::new(Progress::default()),
+                        pace: Arc::new(Pace::new(options.replication_bytes_per_second)),
                     };
                     disks.insert(name.clone(), disk);
                 }

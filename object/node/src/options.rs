@@ -33,6 +33,8 @@ pub struct Options {
     pub local: Arc<LocalNodes>,
     /// The pause between passes of the replicator.
     pub replication_interval: Duration,
+    /// Bytes each device gives its peers in a second to bring them up to date; 0 for as many as it can.
+    pub replication_bytes_per_second: u64,
     /// The pause between passes of the updater.
     pub update_interval: Duration,
     /// How containers are sent to other clusters; `None` for not at all.
@@ -51,6 +53,8 @@ pub struct Options {
 
 /// The replicator's pause unless told otherwise.
 pub const REPLICATION_INTERVAL: Duration = Duration::from_secs(5);
+/// What the replicator sends unless told otherwise.
+pub const REPLICATION_BYTES_PER_SECOND: u64 = 100 << 20;
 /// The updater's pause unless told otherwise.
 pub const UPDATE_INTERVAL: Duration = Duration::from_secs(2);
 /// How long tombstones stay unless told otherwise.
@@ -82,6 +86,7 @@ impl Options {
             timeouts: Timeouts::default(),
             local: Arc::default(),
             replication_interval: REPLICATION_INTERVAL,
+            replication_bytes_per_second: REPLICATION_BYTES_PER_SECOND,
             update_interval: UPDATE_INTERVAL,
             container_sync: None,
             expiry_interval: EXPIRY_INTERVAL,

@@ -119,6 +119,7 @@ impl Peer<'_> {
         head: &H,
         body: Vec<u8>,
     ) -> Result<onggi_object_client::Answer, PushError> {
+        self.disk.pace().pass(body.len()).await;
         let call = Call::new(Method::POST, resource, head)?.with_body(CallBody::Whole(body.into()));
         let answer = self.node.nodes.client().call(&self.place, call).await?;
         if answer.status.is_success() {
@@ -335,6 +336,7 @@ impl Peer<'_> {
             };
             reader = next;
             let Some(block) = block else { break };
+            self.disk.pace().pass(block.len()).await;
             if stream.send(block).await.is_err() {
                 return self.is_taken(stream.answer().await?);
             }

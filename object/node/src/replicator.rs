@@ -9,6 +9,7 @@
 //! ([`onggi_object_device::reclaim`]).
 
 use crate::disks::Disk;
+use crate::moves::{self, Move, Said, Way};
 use crate::progress::Progress;
 use crate::push::{Peer, PushError, Pushing};
 use crate::receive::kind_of;
@@ -28,6 +29,9 @@ use onggi_object_wire::{Digest, Place, Slot};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use tokio::sync::Notify;
+
+/// Slots whose rows are looked at together: so many bound the memory that takes.
+const SLOTS_AT_ONCE: usize = 64;
 
 /// What a device owes its peers under one ring.
 #[derive(Debug, Default)]
@@ -89,6 +93,29 @@ struct Round {
     bits: u32,
     /// The last day whose tombstones may go; 0 where they stay.
     horizon: u16,
+}
+
+/// What each peer is asked about: the partitions shared with it, and those it may lack that are here in its place.
+fn to_ask(
+    disk: &Disk,
+    round: Round,
+    shared: &BTreeMap<DeviceId, Vec<(u32, Digest)>>,
+    handoffs: &[(u32, Vec<DeviceId>)],
+) -> BTreeMap<DeviceId, Vec<(u32, Digest)>> {
+    let mut asked = shared.clone();
+    if handoffs.is_empty() {
+        return asked;
+    }
+    let sums = disk
+        .device()
+        .digests_above(round.scope, round.bits, round.horizon);
+    for (unit, primaries) in handoffs {
+        let digest = sums.get(unit).map(|sum| sum.digest).unwrap_or_default();
+        for primary in primaries {
+            asked.entry(*primary).or_default().push((*unit, digest));
+        }
+    }
+    asked
 }
 
 impl Node {
@@ -159,37 +186,23 @@ impl Node {
         for (unit, _) in shared.values().flatten() {
             tally.asked(*unit);
         }
-        let peers = shared.into_iter().map(|(id, sums)| {
-            let place = ring.device(id).and_then(place);
-            async move {
-                let units: Vec<u32> = sums.iter().map(|(unit, _)| *unit).collect();
-                let synced = match place {
-                    Some(place) => Some(self.sync_peer(disk, place, round, sums).await),
-                    None => None,
-                };
-                pass.step(units.len());
-                (units, synced)
-            }
-        });
-        for (units, outcome) in join_all(peers).await {
-            match outcome {
-                Some(Ok(differing)) => tally.answered(&units, &differing),
-                Some(Err(error)) => report(disk, Err(error)),
-                None => {}
-            }
+        let asked = to_ask(disk, round, &shared, &handoffs);
+        let (said, mut failed) = self.compare(disk, &ring, round, asked).await;
+        let agreed: usize = shared
+            .iter()
+            .filter_map(|(peer, sums)| Some(sums.len().saturating_sub(said.get(peer)?.1.len())))
+            .sum();
+        pass.step(agreed);
+        let moves = moves::in_order(&said, handoffs);
+        for class in moves.chunk_by(|one, next| one.copies == next.copies) {
+            failed.extend(self.move_class(disk, &ring, round, class, &mut tally).await);
         }
-        for (unit, primaries) in handoffs {
-            let places: Option<Vec<Place>> = primaries
-                .iter()
-                .map(|id| place(ring.device(*id)?))
-                .collect();
-            let Some(places) = places.filter(|places| !places.is_empty()) else {
-                continue;
-            };
-            let home = self.bring_home(disk, places, scope, unit, bits).await;
-            pass.step(1);
-            tally.is_compared &= home.is_ok();
-            report(disk, home);
+        for (peer, sums) in &shared {
+            if let Some((_, differing)) = said.get(peer).filter(|_| !failed.contains(peer)) {
+                let units: Vec<u32> = sums.iter().map(|(unit, _)| *unit).collect();
+                let differing: Vec<u32> = differing.iter().copied().collect();
+                tally.answered(&units, &differing);
+            }
         }
         if horizon > 0 {
             self.reclaim(disk, round, tally.agreed()).await;
@@ -222,14 +235,103 @@ impl Node {
         }
     }
 
-    /// Brings a peer up to date; the partitions in which it was not.
+    /// Asks each peer which of the partitions it holds otherwise. Those that did not answer are returned beside.
+    async fn compare(
+        &self,
+        disk: &Disk,
+        ring: &Ring,
+        round: Round,
+        asked: BTreeMap<DeviceId, Vec<(u32, Digest)>>,
+    ) -> (Said, BTreeSet<DeviceId>) {
+        let asking = asked.into_iter().map(|(id, sums)| {
+            let place = ring.device(id).and_then(place);
+            async move {
+                let place = place?;
+                let peer = Peer {
+                    node: self,
+                    disk,
+                    place,
+                };
+                let differing = peer.differing(round.scope, round.bits, round.horizon, &sums);
+                let units: BTreeSet<u32> = sums.iter().map(|(unit, _)| *unit).collect();
+                Some((id, units, differing.await))
+            }
+        });
+        let (mut said, mut failed) = (Said::new(), BTreeSet::new());
+        for (id, units, answer) in join_all(asking).await.into_iter().flatten() {
+            match answer {
+                Ok(differing) => {
+                    said.insert(id, (units, differing.into_iter().collect()));
+                }
+                Err(error) => {
+                    report(disk, Err(error));
+                    failed.insert(id);
+                }
+            }
+        }
+        (said, failed)
+    }
+
+    /// Moves partitions that equally many devices hold. The peers that could not be brought up to date.
+    async fn move_class(
+        &self,
+        disk: &Disk,
+        ring: &Ring,
+        round: Round,
+        class: &[Move],
+        tally: &mut Tally,
+    ) -> Vec<DeviceId> {
+        let mut shared: BTreeMap<DeviceId, BTreeSet<u32>> = BTreeMap::new();
+        for one in class {
+            if let Way::Shared(peers) = &one.way {
+                for peer in peers {
+                    shared.entry(*peer).or_default().insert(one.unit);
+                }
+            }
+        }
+        let pass = &disk.progress().replication;
+        let syncing = shared.into_iter().map(|(id, units)| {
+            let place = ring.device(id).and_then(place);
+            async move {
+                let synced = match place {
+                    Some(place) => self.sync_peer(disk, place, round, &units).await,
+                    None => Ok(()),
+                };
+                pass.step(units.len());
+                let failed = synced.is_err().then_some(id);
+                report(disk, synced);
+                failed
+            }
+        });
+        let failed = join_all(syncing).await.into_iter().flatten().collect();
+        for one in class {
+            let Way::Home(primaries) = &one.way else {
+                continue;
+            };
+            let places: Option<Vec<Place>> = primaries
+                .iter()
+                .map(|id| place(ring.device(*id)?))
+                .collect();
+            let Some(places) = places.filter(|places| !places.is_empty()) else {
+                continue;
+            };
+            let home = self.bring_home(disk, places, round.scope, one.unit, round.bits);
+            let home = home.await;
+            pass.step(1);
+            tally.is_compared &= home.is_ok();
+            report(disk, home);
+        }
+        failed
+    }
+
+    /// Brings a peer up to date in some partitions.
     async fn sync_peer(
         &self,
         disk: &Disk,
         place: Place,
         round: Round,
-        sums: Vec<(u32, Digest)>,
-    ) -> Result<Vec<u32>, PushError> {
+        units: &BTreeSet<u32>,
+    ) -> Result<(), PushError> {
         let Round {
             scope,
             bits,
@@ -240,10 +342,6 @@ impl Node {
             disk,
             place,
         };
-        let units = peer.differing(scope, bits, horizon, &sums).await?;
-        if units.is_empty() {
-            return Ok(units);
-        }
         let slots = disk.device().digests_above(scope, SLOT_BITS, horizon);
         let in_units =
             |slot: &u32| Slot::new(*slot).is_some_and(|slot| units.contains(&slot.unit(bits)));
@@ -253,14 +351,16 @@ impl Node {
             .map(|(slot, sum)| (*slot, sum.digest))
             .collect();
         let slots = peer.differing(scope, SLOT_BITS, horizon, &sums).await?;
-        let slots = slots.into_iter().filter_map(Slot::new).collect();
-        let keys = self.keys(disk, scope, slots, horizon).await?;
         let how = Pushing {
             horizon,
             from_start: false,
         };
-        self.push(&peer, scope, &keys, how).await?;
-        Ok(units)
+        for slots in slots.chunks(SLOTS_AT_ONCE) {
+            let slots = slots.iter().copied().filter_map(Slot::new).collect();
+            let keys = self.keys(disk, scope, slots, horizon).await?;
+            self.push(&peer, scope, &keys, how).await?;
+        }
+        Ok(())
     }
 
     async fn keys(
@@ -333,8 +433,29 @@ impl Node {
         unit: u32,
         bits: u32,
     ) -> Result<(), PushError> {
-        let slots = disk.device().slots_in(scope, unit, bits);
-        let mut keys = self.keys(disk, scope, slots, 0).await?;
+        let mut dropped = 0;
+        for slots in disk
+            .device()
+            .slots_in(scope, unit, bits)
+            .chunks(SLOTS_AT_ONCE)
+        {
+            let keys = self.keys(disk, scope, slots.to_vec(), 0).await?;
+            dropped += self.bring_rows_home(disk, &places, scope, keys).await?;
+        }
+        if dropped > 0 {
+            tracing::info!(device = %disk.name, ?scope, unit, dropped, "brought a handoff home");
+        }
+        Ok(())
+    }
+
+    /// The same for some of its rows; how many were dropped.
+    async fn bring_rows_home(
+        &self,
+        disk: &Disk,
+        places: &[Place],
+        scope: Scope,
+        mut keys: Vec<KeySum>,
+    ) -> Result<u64, PushError> {
         let how = Pushing {
             horizon: 0,
             from_start: true,
@@ -343,7 +464,7 @@ impl Node {
             let peer = Peer {
                 node: self,
                 disk,
-                place,
+                place: place.clone(),
             };
             let left = self.push(&peer, scope, &keys, how).await?;
             keys.retain(|key| !left.contains(key));
@@ -366,11 +487,7 @@ impl Node {
             }
             Ok(dropped)
         });
-        let dropped = dropped.await?;
-        if dropped > 0 {
-            tracing::info!(device = %disk.name, ?scope, unit, dropped, "brought a handoff home");
-        }
-        Ok(())
+        Ok(dropped.await?)
     }
 }
 

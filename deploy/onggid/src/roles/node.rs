@@ -69,6 +69,7 @@ pub(crate) async fn node(
     options.expiry_delay = Duration::from_secs(object.expiry_delay_seconds.into());
     options.reclaim_age_days = object.reclaim_age_days.get();
     options.audit_bytes_per_second = object.audit_rate.bytes();
+    options.replication_bytes_per_second = object.replication_rate.bytes();
     options.audit_interval = Duration::from_secs(object.audit_interval_seconds.into());
     onggi_object_node::run(options, drain.clone())
         .await
