@@ -226,6 +226,7 @@ fn of_device(device: &DeviceStatus) -> String {
     for (count, what) in [
         (device.untold, "updates wait"),
         (device.unexpired, "expired objects wait"),
+        (device.unreaped, "deleted accounts wait"),
         (device.audited_damaged, "bodies were damaged"),
     ] {
         if count > 0 {

@@ -28,6 +28,7 @@ pub mod body;
 pub mod check;
 pub mod commit;
 pub mod container_sync;
+mod deleted;
 pub mod device;
 pub mod digests;
 pub mod error;

@@ -248,8 +248,7 @@ impl Device {
         }) else {
             return Ok((None, None));
         };
-        // A deleted container takes no news from objects: it is not there for those who put them.
-        if theirs.is_none() && !row.exists() {
+        if theirs.is_none() && !is_told(key.kind, &row, records) {
             return Ok((None, None));
         }
         let mut is_changed = before.is_none();
@@ -511,6 +510,16 @@ impl Device {
         digests.keep(change);
         Ok(())
     }
+}
+
+/// Whether a container or account takes news. A deleted container is not there for those who put objects, but hears that
+/// what it may still have is gone. A deleted account hears of every container, so that its reaper does.
+fn is_told<R: Record>(kind: RosterKind, row: &RosterRow, records: &[R]) -> bool {
+    row.exists()
+        || match kind {
+            RosterKind::Account => row.is_deleted(),
+            RosterKind::Container => row.is_deleted() && !records.iter().any(R::is_live),
+        }
 }
 
 /// Whether a record is the trace of a deletion up to the horizon.

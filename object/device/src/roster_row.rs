@@ -94,12 +94,17 @@ impl RosterRow {
         self.put_timestamp > self.delete_timestamp
     }
 
+    /// Whether it was deleted, and not made again since.
+    #[must_use]
+    pub fn is_deleted(&self) -> bool {
+        !self.exists() && self.delete_timestamp > Timestamp::ZERO
+    }
+
     /// The day (since 1970) it was deleted, if it is the trace of that and nothing else: one that still has a record of
     /// something that is there is none.
     #[must_use]
     pub fn trace_day(&self) -> Option<u16> {
-        let is_trace =
-            !self.exists() && self.delete_timestamp > Timestamp::ZERO && self.live_count == 0;
+        let is_trace = self.is_deleted() && self.live_count == 0;
         is_trace.then(|| trace_day(self.delete_timestamp))
     }
 
@@ -174,6 +179,7 @@ impl RosterRow {
     pub fn account_info(&self) -> AccountInfo {
         AccountInfo {
             put_timestamp: self.put_timestamp,
+            delete_timestamp: self.delete_timestamp,
             container_count: self.live_count,
             object_count: self.object_count,
             bytes_used: self.bytes_used,

@@ -10,6 +10,9 @@ use onggi_common_units::Timestamp;
 pub struct AccountInfo {
     /// When it was made.
     pub put_timestamp: Timestamp,
+    /// When it was deleted; zero if it never was.
+    #[serde(default)]
+    pub delete_timestamp: Timestamp,
     /// Containers in it.
     pub container_count: u64,
     /// Objects in those.
@@ -18,6 +21,14 @@ pub struct AccountInfo {
     pub bytes_used: u64,
     /// Its metadata.
     pub metadata: StampedMetadata,
+}
+
+impl AccountInfo {
+    /// Whether it was deleted, and not made again since. One that was never made is not deleted.
+    #[must_use]
+    pub fn is_deleted(&self) -> bool {
+        self.delete_timestamp > Timestamp::ZERO && self.delete_timestamp >= self.put_timestamp
+    }
 }
 
 /// A container's totals and metadata.

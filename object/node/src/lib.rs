@@ -3,7 +3,8 @@
 //! One listener serves the objects, containers and accounts of the node's devices to proxies and other nodes, and to
 //! nobody else ([`server`]). Beside it run the [`updater`], which tells containers and accounts what a crash or a peer's
 //! absence left untold, the [`replicator`], which pushes what peers lack and brings handoffs home, the [`auditor`],
-//! which reads every body again, and the [`expirer`], which deletes objects whose date has come. Where it is
+//! which reads every body again, the [`expirer`], which deletes objects whose date has come, and the [`reaper`], which
+//! deletes what is in deleted accounts. Where it is
 //! configured, [`container_sync`] sends containers to other clusters. [`progress`] says what they have done, to anybody.
 
 mod account;
@@ -19,7 +20,9 @@ mod object;
 pub mod options;
 pub mod progress;
 mod push;
+mod quorum;
 mod reading;
+pub mod reaper;
 mod receive;
 pub mod replicator;
 mod reservation;

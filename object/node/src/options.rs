@@ -2,6 +2,7 @@
 
 use crate::container_sync;
 use crate::expirer::{EXPIRY_DELAY, EXPIRY_INTERVAL};
+use crate::reaper;
 use core::time::Duration;
 use onggi_common_units::ByteCount;
 use onggi_object_client::{LocalNodes, Timeouts};
@@ -41,6 +42,8 @@ pub struct Options {
     pub expiry_interval: Duration,
     /// How long after its date an object is deleted.
     pub expiry_delay: Duration,
+    /// How deleted accounts are reaped.
+    pub reaping: reaper::Options,
     /// How many whole days a tombstone stays at least.
     pub reclaim_age_days: u16,
     /// Bytes the auditor reads in a second on each device; 0 stops it.
@@ -86,6 +89,7 @@ impl Options {
             container_sync: None,
             expiry_interval: EXPIRY_INTERVAL,
             expiry_delay: EXPIRY_DELAY,
+            reaping: reaper::Options::default(),
             reclaim_age_days: RECLAIM_AGE_DAYS,
             audit_bytes_per_second: AUDIT_BYTES_PER_SECOND,
             audit_interval: AUDIT_INTERVAL,

@@ -92,6 +92,7 @@ pub(crate) async fn start(
             options.expiry_delay,
             drain.clone(),
         )),
+        tokio::spawn(Arc::clone(&node).reap(options.reaping, drain.clone())),
         tokio::spawn(Arc::clone(&node).audit(
             options.audit_bytes_per_second,
             options.audit_interval,

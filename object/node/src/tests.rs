@@ -4,6 +4,7 @@ mod access;
 mod expiry;
 mod links;
 mod racing;
+mod reaping;
 mod reclaim;
 mod reclaim_rosters;
 mod replication;
@@ -169,6 +170,7 @@ impl Cluster {
         // The stamps of tests are of long ago; those that are about reclaim say the horizon themselves.
         options.reclaim_age_days = u16::MAX;
         options.audit_bytes_per_second = 0;
+        options.reaping.rate = 0;
         options.timeouts = timeouts();
         options
     }

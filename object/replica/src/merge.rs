@@ -59,6 +59,7 @@ pub fn container_info(ours: &mut ContainerInfo, theirs: &ContainerInfo) {
 /// Takes into `ours` what wins of `theirs`; totals as in [`container_info`].
 pub fn account_info(ours: &mut AccountInfo, theirs: &AccountInfo) {
     ours.put_timestamp = ours.put_timestamp.max(theirs.put_timestamp);
+    ours.delete_timestamp = ours.delete_timestamp.max(theirs.delete_timestamp);
     ours.container_count = ours.container_count.max(theirs.container_count);
     ours.object_count = ours.object_count.max(theirs.object_count);
     ours.bytes_used = ours.bytes_used.max(theirs.bytes_used);
