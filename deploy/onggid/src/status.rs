@@ -227,6 +227,7 @@ fn of_device(device: &DeviceStatus) -> String {
         (device.untold, "updates wait"),
         (device.unexpired, "expired objects wait"),
         (device.unreaped, "deleted accounts wait"),
+        (device.unreconciled, "misplaced objects wait"),
         (device.audited_damaged, "bodies were damaged"),
     ] {
         if count > 0 {

@@ -18,7 +18,7 @@ use crate::space::{BATCH_BYTES, Room};
 use crate::stripes::Stripes;
 use crate::tables::RESERVATION;
 use onggi_common_meta::local::{Batch, Durability};
-use onggi_object_model::ObjectRecord;
+use onggi_object_model::{ObjectRecord, PolicyIndex};
 use onggi_object_wire::merge::CountedContainer;
 use onggi_object_wire::rows::Record;
 use std::collections::{BTreeMap, BTreeSet};
@@ -40,6 +40,8 @@ pub enum Change {
     ObjectRecords {
         /// The container.
         key: RosterKey,
+        /// The policy the objects are under.
+        policy: PolicyIndex,
         /// The records.
         records: Vec<ObjectRecord>,
         /// The last day of whose deletions they have heard: see [`Device::merge_news`].
@@ -72,6 +74,10 @@ pub enum Committed {
     Told,
 }
 
+/// What changes of a batch that share a container's or account's row have in common: whose it is, how much they have heard,
+/// and the policy of the objects they are about.
+type Bunch = (RosterKey, u16, Option<PolicyIndex>);
+
 /// What a change came to; changes are answered in the order in which they were given.
 pub type Outcome = Result<Committed, DeviceError>;
 
@@ -85,11 +91,12 @@ impl Change {
     }
 
     /// The container or account whose row several changes of a batch may share, when they have heard as much.
-    const fn roster(&self) -> Option<(RosterKey, u16)> {
+    const fn roster(&self) -> Option<Bunch> {
         match self {
-            Self::ObjectRecords { key, known, .. } | Self::ContainerRecords { key, known, .. } => {
-                Some((*key, *known))
-            }
+            Self::ObjectRecords {
+                key, known, policy, ..
+            } => Some((*key, *known, Some(*policy))),
+            Self::ContainerRecords { key, known, .. } => Some((*key, *known, None)),
             Self::Object { .. } | Self::Told(_) => None,
         }
     }
@@ -112,7 +119,7 @@ impl Change {
 struct Round {
     changes: Vec<(usize, Change)>,
     /// The stripes taken, and the container or account whose records share one.
-    taken: BTreeMap<usize, Option<(RosterKey, u16)>>,
+    taken: BTreeMap<usize, Option<Bunch>>,
 }
 
 impl Round {
@@ -263,8 +270,8 @@ impl Device {
                 return self.give_up(changes, error, group);
             }
         };
-        let mut objects: BTreeMap<(RosterKey, u16), Joined<ObjectRecord>> = BTreeMap::new();
-        let mut containers: BTreeMap<(RosterKey, u16), Joined<CountedContainer>> = BTreeMap::new();
+        let mut objects: BTreeMap<Bunch, Joined<ObjectRecord>> = BTreeMap::new();
+        let mut containers: BTreeMap<Bunch, Joined<CountedContainer>> = BTreeMap::new();
         for (place, change) in changes {
             match change {
                 Change::Object { key, prepared, how } => {
@@ -273,10 +280,12 @@ impl Device {
                 }
                 Change::ObjectRecords {
                     key,
+                    policy,
                     records,
                     known,
                 } => {
-                    objects.entry((key, known)).or_default().add(place, records);
+                    let bunch = (key, known, Some(policy));
+                    objects.entry(bunch).or_default().add(place, records);
                 }
                 Change::ContainerRecords {
                     key,
@@ -284,7 +293,7 @@ impl Device {
                     known,
                 } => {
                     containers
-                        .entry((key, known))
+                        .entry((key, known, None))
                         .or_default()
                         .add(place, records);
                 }
@@ -365,14 +374,15 @@ impl Device {
     fn stage_joined<R: Record>(
         &self,
         room: Room<'_>,
-        joined: BTreeMap<(RosterKey, u16), Joined<R>>,
+        joined: BTreeMap<Bunch, Joined<R>>,
         group: &mut Group,
     ) {
-        for ((key, known), joined) in joined {
+        for ((key, known, policy), joined) in joined {
             let news = News {
                 theirs: None,
                 records: &joined.records,
                 known,
+                policy,
             };
             let mut batch = Batch::new();
             let staged = room
@@ -381,7 +391,8 @@ impl Device {
             match staged {
                 Ok((row, digests)) => {
                     let is_there = row.is_some();
-                    if digests.is_some() {
+                    // A note of a misplaced object is written also where the record is known.
+                    if !batch.is_empty() {
                         group.add(batch, digests);
                     }
                     for place in joined.places {

@@ -44,6 +44,9 @@ pub struct ContainerInfo {
     pub bytes_used: u64,
     /// How its objects are kept.
     pub policy: PolicyIndex,
+    /// When that was chosen; zero in what builds before this say, whose containers were made at `put_timestamp` at the latest.
+    #[serde(default)]
+    pub policy_timestamp: Timestamp,
     /// Its metadata, ACLs among it.
     pub metadata: StampedMetadata,
     /// A digest of the records the totals count. `None` when replicas were merged that have not heard the same: then the
@@ -53,6 +56,16 @@ pub struct ContainerInfo {
 }
 
 impl ContainerInfo {
+    /// When the policy was chosen, as far as is known.
+    #[must_use]
+    pub fn chosen(&self) -> Timestamp {
+        if self.policy_timestamp > Timestamp::ZERO {
+            self.policy_timestamp
+        } else {
+            self.put_timestamp
+        }
+    }
+
     /// Whether the container is there, and not deleted since.
     #[must_use]
     pub fn exists(&self) -> bool {

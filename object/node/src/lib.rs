@@ -4,7 +4,7 @@
 //! nobody else ([`server`]). Beside it run the [`updater`], which tells containers and accounts what a crash or a peer's
 //! absence left untold, the [`replicator`], which pushes what peers lack and brings handoffs home, the [`auditor`],
 //! which reads every body again, the [`expirer`], which deletes objects whose date has come, and the [`reaper`], which
-//! deletes what is in deleted accounts. Where it is
+//! deletes what is in deleted accounts. The [`reconciler`] moves objects to the policy of their container. Where it is
 //! configured, [`container_sync`] sends containers to other clusters. [`progress`] says what they have done, to anybody.
 
 mod account;
@@ -24,6 +24,7 @@ mod quorum;
 mod reading;
 pub mod reaper;
 mod receive;
+pub mod reconciler;
 pub mod replicator;
 mod reservation;
 mod respond;

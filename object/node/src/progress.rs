@@ -72,6 +72,12 @@ pub struct DeviceStatus {
     /// Deleted accounts of which something was left for this device after its last pass.
     #[serde(default)]
     pub unreaped: u64,
+    /// Objects the reconciler has moved to their container's policy, deletions among them.
+    #[serde(default)]
+    pub reconciled: u64,
+    /// Names that were still to be looked at after its last pass.
+    #[serde(default)]
+    pub unreconciled: u64,
 }
 
 /// Whether a device is used.
@@ -182,6 +188,8 @@ pub(crate) struct Progress {
     pub(crate) reaped: AtomicU64,
     pub(crate) reaped_containers: AtomicU64,
     pub(crate) unreaped: AtomicU64,
+    pub(crate) reconciled: AtomicU64,
+    pub(crate) unreconciled: AtomicU64,
 }
 
 impl Progress {
@@ -245,6 +253,8 @@ impl Disk {
             reaped: load(&progress.reaped),
             reaped_containers: load(&progress.reaped_containers),
             unreaped: load(&progress.unreaped),
+            reconciled: load(&progress.reconciled),
+            unreconciled: load(&progress.unreconciled),
         }
     }
 }
@@ -272,11 +282,13 @@ impl DeviceStatus {
             reaped: 0,
             reaped_containers: 0,
             unreaped: 0,
+            reconciled: 0,
+            unreconciled: 0,
         }
     }
 
     /// Each metric's name, kind, meaning and value.
-    fn metrics(&self) -> [(&'static str, &'static str, &'static str, u64); 22] {
+    fn metrics(&self) -> [(&'static str, &'static str, &'static str, u64); 24] {
         let (counter, gauge) = ("counter", "gauge");
         let serving = u64::from(self.state == DeviceState::Serving);
         #[rustfmt::skip]
@@ -303,6 +315,8 @@ impl DeviceStatus {
             ("reaped_objects_total", counter, "objects of deleted accounts that were deleted", self.reaped),
             ("reaped_containers_total", counter, "containers of deleted accounts that were deleted", self.reaped_containers),
             ("reap_waiting", gauge, "deleted accounts with something left after the last pass", self.unreaped),
+            ("reconciled_total", counter, "objects moved to their container's policy", self.reconciled),
+            ("reconcile_waiting", gauge, "names to be looked at again after the last pass", self.unreconciled),
         ];
         metrics
     }

@@ -7,6 +7,7 @@ mod racing;
 mod reaping;
 mod reclaim;
 mod reclaim_rosters;
+mod reconciling;
 mod replication;
 mod requests;
 
@@ -171,6 +172,7 @@ impl Cluster {
         options.reclaim_age_days = u16::MAX;
         options.audit_bytes_per_second = 0;
         options.reaping.rate = 0;
+        options.reconcile_interval = NEVER;
         options.timeouts = timeouts();
         options
     }

@@ -19,7 +19,13 @@ pub(super) fn container_at(name: &str) -> ContainerPath {
     }
 }
 
-fn object_at(container: &str, name: &str) -> ObjectPath {
+/// What is put at a moment: of even ones more than one piece of a stream.
+pub(super) fn bytes_of(ticks: u64) -> Bytes {
+    let times = if ticks % 2 == 0 { 8_000 } else { 1 };
+    Bytes::from(format!("jar {ticks} ").repeat(times))
+}
+
+pub(super) fn object_at(container: &str, name: &str) -> ObjectPath {
     let ContainerPath { account, container } = container_at(container);
     ObjectPath {
         account,
@@ -53,7 +59,7 @@ impl Cluster {
         self.places(Scope::Objects(policy), &self.hash.object(path))
     }
 
-    async fn make_account(&self) {
+    pub(super) async fn make_account(&self) {
         for home in self.account_homes() {
             let put = account::Put {
                 account: account_name(),
@@ -102,6 +108,7 @@ impl Cluster {
         ticks: u64,
         told: &[Place],
     ) {
+        let bytes = bytes_of(ticks);
         for home in homes {
             let put = Put {
                 which: Which::whole(policy, path.clone()),
@@ -109,24 +116,24 @@ impl Cluster {
                 content_type: "text/plain".to_owned(),
                 metadata: Metadata::default(),
                 system: Metadata::default(),
-                length: Some(3),
+                length: Some(bytes.len() as u64),
                 commit: None,
                 listing: told.to_vec(),
                 tail: Some(Tail {
-                    length: 3,
+                    length: bytes.len() as u64,
                     etag: Etag::EMPTY,
-                    root: Root::of(b"jar"),
+                    root: Root::of(&bytes),
                     system: Metadata::default(),
                     settled: None,
                 }),
             };
-            let bytes = Bytes::from_static(b"jar");
+            let bytes = bytes.clone();
             let answer = self.nodes.put_object(home, &put, bytes).await.unwrap();
             assert!(matches!(answer, WriteAnswer::Written { .. }), "{answer:?}");
         }
     }
 
-    async fn put_object(&self, policy: PolicyIndex, path: &ObjectPath) {
+    pub(super) async fn put_object(&self, policy: PolicyIndex, path: &ObjectPath) {
         let homes = self.objects_of(policy, path);
         let told = self.containers_of(&path.container_path());
         self.put_on(&homes, (policy, path), 5, &told).await;
