@@ -28,7 +28,7 @@ const START_TIME_MAX: &str = "60s";
 /// How long an orderly end may take.
 const STOP_TIME_MAX: Duration = Duration::from_secs(60);
 /// What makes a test's cluster small and quick.
-const QUICK_SETTINGS: &str = "part_power = 8\nexpiry_delay_seconds = 1\naudit_interval_seconds = 5";
+const QUICK_SETTINGS: &str = "part_power = 8\nexpiry_delay_seconds = 1\nreap_interval_seconds = 2\naudit_interval_seconds = 5";
 
 /// A running system.
 #[derive(Debug)]

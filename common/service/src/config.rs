@@ -161,6 +161,15 @@ pub struct Object {
     /// How many seconds after its `X-Delete-At` an object's copies are deleted; it is not served from that date on.
     #[serde(default = "default_expiry_delay_seconds")]
     pub expiry_delay_seconds: u32,
+    /// The pause between passes over the accounts that were deleted.
+    #[serde(default = "default_reap_interval_seconds")]
+    pub reap_interval_seconds: u32,
+    /// How many seconds a deleted account stays whole before what is in it is deleted.
+    #[serde(default)]
+    pub delay_reaping_seconds: u32,
+    /// How many objects of deleted accounts are deleted in a second, for each device; 0 for none.
+    #[serde(default = "default_reap_rate")]
+    pub reap_rate: u32,
     /// How many whole days the trace of a deletion stays at least.
     #[serde(default = "default_reclaim_age_days")]
     pub reclaim_age_days: NonZeroU16,
@@ -268,6 +277,12 @@ const fn default_part_power() -> u8 {
 }
 const fn default_expiry_delay_seconds() -> u32 {
     120
+}
+const fn default_reap_interval_seconds() -> u32 {
+    60
+}
+const fn default_reap_rate() -> u32 {
+    500
 }
 const fn default_reclaim_age_days() -> NonZeroU16 {
     match NonZeroU16::new(7) {

@@ -226,6 +226,8 @@ fn of_device(device: &DeviceStatus) -> String {
     for (count, what) in [
         (device.untold, "updates wait"),
         (device.unexpired, "expired objects wait"),
+        (device.unreaped, "deleted accounts wait"),
+        (device.unreconciled, "misplaced objects wait"),
         (device.audited_damaged, "bodies were damaged"),
     ] {
         if count > 0 {

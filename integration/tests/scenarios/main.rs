@@ -25,6 +25,7 @@ mod needs;
 mod network;
 mod objctl;
 mod object;
+mod object_accounts;
 mod object_clients;
 mod object_letter;
 mod object_life;
@@ -69,6 +70,7 @@ fn main() -> ExitCode {
         objctl::SCENARIOS,
         object_clients::SCENARIOS,
         object_letter::SCENARIOS,
+        object_accounts::SCENARIOS,
         object_life::SCENARIOS,
         object_races::SCENARIOS,
         block::SCENARIOS,

@@ -189,6 +189,8 @@ pub enum ContainerAnswer {
     NotFound,
     /// 409: not empty, another policy, or something newer is there.
     Conflict,
+    /// 403: the account was deleted, and is not gone yet.
+    Deleted,
     /// 507.
     Full,
     /// Anything else.
@@ -218,6 +220,7 @@ impl ContainerAnswer {
             StatusCode::ACCEPTED | StatusCode::NO_CONTENT => Self::Done { listed: listed()? },
             StatusCode::NOT_FOUND => Self::NotFound,
             StatusCode::CONFLICT => Self::Conflict,
+            StatusCode::FORBIDDEN => Self::Deleted,
             StatusCode::INSUFFICIENT_STORAGE => Self::Full,
             status => Self::Failed { status },
         })

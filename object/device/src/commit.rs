@@ -18,7 +18,7 @@ use crate::space::{BATCH_BYTES, Room};
 use crate::stripes::Stripes;
 use crate::tables::RESERVATION;
 use onggi_common_meta::local::{Batch, Durability};
-use onggi_object_model::ObjectRecord;
+use onggi_object_model::{ObjectRecord, PolicyIndex};
 use onggi_object_wire::merge::CountedContainer;
 use onggi_object_wire::rows::Record;
 use std::collections::{BTreeMap, BTreeSet};
@@ -43,6 +43,8 @@ pub enum Change {
     ObjectRecords {
         /// The container.
         key: RosterKey,
+        /// The policy the objects are under.
+        policy: PolicyIndex,
         /// The records.
         records: Vec<ObjectRecord>,
         /// The last day of whose deletions they have heard: see [`Device::merge_news`].
@@ -80,6 +82,10 @@ pub enum Committed {
     Told,
 }
 
+/// What changes of a batch that share a container's or account's row have in common: whose it is, how much they have heard,
+/// and the policy of the objects they are about.
+type Bunch = (RosterKey, u16, Option<PolicyIndex>);
+
 /// What a change came to; changes are answered in the order in which they were given.
 pub type Outcome = Result<Committed, DeviceError>;
 
@@ -94,12 +100,13 @@ impl Change {
     }
 
     /// The container or account whose row several changes of a batch may share, when they have heard as much.
-    fn roster(&self) -> Option<(RosterKey, u16)> {
+    fn roster(&self) -> Option<Bunch> {
         match self {
-            Self::ObjectRecords { key, known, .. } | Self::ContainerRecords { key, known, .. } => {
-                Some((*key, *known))
-            }
-            Self::Object { how, .. } => Some((how.tell?.here?, JUST_ASKED)),
+            Self::ObjectRecords {
+                key, known, policy, ..
+            } => Some((*key, *known, Some(*policy))),
+            Self::ContainerRecords { key, known, .. } => Some((*key, *known, None)),
+            Self::Object { key, how, .. } => Some((how.tell?.here?, JUST_ASKED, Some(key.policy))),
             Self::Told(_) => None,
         }
     }
@@ -122,14 +129,14 @@ impl Change {
 struct Round {
     changes: Vec<(usize, Change)>,
     /// The stripes taken, and the container or account whose records share one.
-    taken: BTreeMap<usize, Option<(RosterKey, u16)>>,
+    taken: BTreeMap<usize, Option<Bunch>>,
 }
 
 impl Round {
     /// Takes the change, or gives it back when another one of the round is in its way.
     fn take(&mut self, place: usize, change: Change) -> Option<Change> {
         let (own, roster) = (change.own_stripe(), change.roster());
-        let shared = roster.map(|(key, _)| Stripes::index(key.slot()));
+        let shared = roster.map(|(key, ..)| Stripes::index(key.slot()));
         let is_own_free = own.is_none_or(|stripe| !self.taken.contains_key(&stripe));
         let in_the_way = shared.filter(|stripe| {
             let owner = self.taken.get(stripe);
@@ -217,7 +224,7 @@ impl<R> Default for Joined<R> {
     }
 }
 
-type JoinedBy<R> = BTreeMap<(RosterKey, u16), Joined<R>>;
+type JoinedBy<R> = BTreeMap<Bunch, Joined<R>>;
 
 impl<R> Joined<R> {
     fn add(&mut self, place: usize, records: Vec<R>) {
@@ -238,7 +245,8 @@ fn list(
         pending.stage(&mut group.batch);
         return;
     };
-    let joined = objects.entry((container, JUST_ASKED)).or_default();
+    let bunch = (container, JUST_ASKED, Some(pending.key.policy));
+    let joined = objects.entry(bunch).or_default();
     joined.records.push(pending.record.clone());
     joined.listings.push(Listing {
         place,
@@ -346,10 +354,12 @@ impl Device {
                 }
                 Change::ObjectRecords {
                     key,
+                    policy,
                     records,
                     known,
                 } => {
-                    objects.entry((key, known)).or_default().add(place, records);
+                    let bunch = (key, known, Some(policy));
+                    objects.entry(bunch).or_default().add(place, records);
                 }
                 Change::ContainerRecords {
                     key,
@@ -357,7 +367,7 @@ impl Device {
                     known,
                 } => {
                     containers
-                        .entry((key, known))
+                        .entry((key, known, None))
                         .or_default()
                         .add(place, records);
                 }
@@ -437,11 +447,12 @@ impl Device {
     }
 
     fn stage_joined<R: Record>(&self, room: Room<'_>, joined: JoinedBy<R>, group: &mut Group) {
-        for ((key, known), joined) in joined {
+        for ((key, known, policy), joined) in joined {
             let news = News {
                 theirs: None,
                 records: &joined.records,
                 known,
+                policy,
             };
             let mut batch = Batch::new();
             let staged = room
@@ -450,7 +461,8 @@ impl Device {
             match staged {
                 Ok((row, digests)) => {
                     let is_there = row.is_some();
-                    if digests.is_some() {
+                    // A note of a misplaced object is written also where the record is known.
+                    if !batch.is_empty() {
                         group.add(batch, digests);
                     }
                     for place in joined.places {

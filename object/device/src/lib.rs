@@ -12,7 +12,7 @@
 //! | `record` | kind 1, path hash 16, shard 2, name | a record of the roster and its place in the change log |
 //! | `change` | kind 1, path hash 16, sequence 8 | the name of the record changed then: one entry per record |
 //! | `sync` | kind 1, path hash 16, peer 16 | how far of the change log the peer has; also the cluster it is copied to |
-//! | `pending` | kind 1, key | what other devices still have to be told, and which containers are copied to another cluster |
+//! | `pending` | kind 1, key | what other devices still have to be told, which containers are copied to another cluster, and [`misplaced`] objects |
 //! | `reservation` | as `object` | [`reservation::Reservation`]: the key is kept for a conditional PUT |
 //! | `horizon` | scope 1, policy 2, slot 4 | the last day whose tombstones are settled, see [`reclaim`]; and when the device was alive last |
 //! | `expiry` | second 8, as `object` | objects that have a date of deletion, in the order of the dates |
@@ -28,6 +28,7 @@ pub mod body;
 pub mod check;
 pub mod commit;
 pub mod container_sync;
+mod deleted;
 pub mod device;
 pub mod digests;
 pub mod error;
@@ -36,6 +37,7 @@ pub mod format;
 pub mod key;
 mod large;
 pub mod listing;
+pub mod misplaced;
 pub mod object;
 pub mod pending;
 mod plan;

@@ -8,6 +8,7 @@ use crate::device::{Device, snapshot};
 use crate::digests::{self, Part};
 use crate::error::DeviceError;
 use crate::key::{RosterKey, RosterKind, unit_range};
+use crate::misplaced;
 use crate::pending;
 use crate::roster_row::{RosterRow, trace_day};
 use crate::tables::{CHANGE, RECORD, ROSTER, SYNC};
@@ -16,6 +17,7 @@ use onggi_common_meta::KeyRange;
 use onggi_common_meta::local::{Batch, Durability, Limit, Order};
 use onggi_common_meta::table;
 use onggi_common_units::Timestamp;
+use onggi_object_model::PolicyIndex;
 use onggi_object_wire::codec::{CodecError, Reader, Writer};
 use onggi_object_wire::digest::SLOT_BITS;
 use onggi_object_wire::replication::{KeySum, Run};
@@ -98,6 +100,8 @@ pub(crate) struct News<'a, R> {
     pub(crate) theirs: Option<&'a RosterRow>,
     pub(crate) records: &'a [R],
     pub(crate) known: u16,
+    /// The policy the objects are under, of news from objects.
+    pub(crate) policy: Option<PolicyIndex>,
 }
 
 /// What became of news.
@@ -216,10 +220,13 @@ impl Device {
             theirs,
             records,
             known,
+            policy: None,
         };
         let (told, change) = self.stage_records(key, news, &mut batch)?;
-        if let Some(change) = change {
+        if !batch.is_empty() {
             self.store().write(&batch, Durability::Synced)?;
+        }
+        if let Some(change) = change {
             self.digest_table().keep(change);
         }
         Ok(told)
@@ -233,9 +240,7 @@ impl Device {
         news: News<'_, R>,
         batch: &mut Batch,
     ) -> Result<(Option<Told>, Option<digests::Change>), DeviceError> {
-        let News {
-            theirs, records, ..
-        } = news;
+        let (theirs, records) = (news.theirs, news.records);
         let before = self.roster(key)?;
         let horizon = self.horizon(key.kind.scope(), key.slot());
         let is_settled = |row: &RosterRow| row.trace_day().is_some_and(|day| day <= horizon);
@@ -248,8 +253,7 @@ impl Device {
         }) else {
             return Ok((None, None));
         };
-        // A deleted container takes no news from objects: it is not there for those who put them.
-        if theirs.is_none() && !row.exists() {
+        if theirs.is_none() && !is_told(key.kind, &row, records) {
             return Ok((None, None));
         }
         let mut is_changed = before.is_none();
@@ -269,6 +273,7 @@ impl Device {
             is_changed |= merger.merge(record)?;
         }
         let names = merger.stale;
+        misplaced::stage(batch, key, before.as_ref(), &row, &news);
         let change = is_changed.then(|| self.stage_roster(key, before.as_ref(), &row, batch));
         let is_stale = |(index, record): (usize, &R)| {
             let is_named = names.iter().any(|name| name == record.name());
@@ -511,6 +516,16 @@ impl Device {
         digests.keep(change);
         Ok(())
     }
+}
+
+/// Whether a container or account takes news. A deleted container is not there for those who put objects, but hears that
+/// what it may still have is gone. A deleted account hears of every container, so that its reaper does.
+fn is_told<R: Record>(kind: RosterKind, row: &RosterRow, records: &[R]) -> bool {
+    row.exists()
+        || match kind {
+            RosterKind::Account => row.is_deleted(),
+            RosterKind::Container => row.is_deleted() && !records.iter().any(R::is_live),
+        }
 }
 
 /// Whether a record is the trace of a deletion up to the horizon.

@@ -94,12 +94,17 @@ impl RosterRow {
         self.put_timestamp > self.delete_timestamp
     }
 
+    /// Whether it was deleted, and not made again since.
+    #[must_use]
+    pub fn is_deleted(&self) -> bool {
+        !self.exists() && self.delete_timestamp > Timestamp::ZERO
+    }
+
     /// The day (since 1970) it was deleted, if it is the trace of that and nothing else: one that still has a record of
     /// something that is there is none.
     #[must_use]
     pub fn trace_day(&self) -> Option<u16> {
-        let is_trace =
-            !self.exists() && self.delete_timestamp > Timestamp::ZERO && self.live_count == 0;
+        let is_trace = self.is_deleted() && self.live_count == 0;
         is_trace.then(|| trace_day(self.delete_timestamp))
     }
 
@@ -163,6 +168,7 @@ impl RosterRow {
             object_count: self.object_count,
             bytes_used: self.bytes_used,
             policy: self.policy,
+            policy_timestamp: self.policy_timestamp,
             metadata: self.metadata.clone(),
             // Half of it tells apart what replicas of one container have heard.
             records: u64::try_from(self.records_digest.value() >> 64).ok(),
@@ -174,6 +180,7 @@ impl RosterRow {
     pub fn account_info(&self) -> AccountInfo {
         AccountInfo {
             put_timestamp: self.put_timestamp,
+            delete_timestamp: self.delete_timestamp,
             container_count: self.live_count,
             object_count: self.object_count,
             bytes_used: self.bytes_used,
@@ -256,19 +263,18 @@ impl RosterRow {
         Digest::of(&writer.finish()) + self.records_digest
     }
 
-    /// Takes what is newer of another replica's row. The policy chosen first stays: objects may be under it already.
-    /// True when anything changed.
+    /// Takes what is newer of another replica's row. The policy chosen first since the last deletion stays: objects may be
+    /// under it already. True when anything changed.
     pub fn merge(&mut self, other: &Self) -> bool {
         let before = (self.digest(), self.policy_timestamp);
         // A container made again after a deletion may have another policy. What only one of the two has heard is deleted
         // counts as deleted.
         let deleted = self.delete_timestamp.max(other.delete_timestamp);
-        let (ours_alive, theirs_alive) =
-            (self.put_timestamp > deleted, other.put_timestamp > deleted);
-        let first = (other.policy_timestamp, other.policy) < (self.policy_timestamp, self.policy);
-        let never = self.policy_timestamp == Timestamp::ZERO;
-        let again = !ours_alive && other.policy_timestamp > self.policy_timestamp;
-        if theirs_alive && (never || again || (ours_alive && first)) {
+        let rank = |row: &Self| {
+            let at = row.policy_timestamp;
+            (at == Timestamp::ZERO, at <= deleted, at, row.policy)
+        };
+        if rank(other) < rank(self) {
             self.policy = other.policy;
             self.policy_timestamp = other.policy_timestamp;
         }
@@ -287,7 +293,7 @@ impl RosterRow {
                 put_timestamp: info.put_timestamp,
                 delete_timestamp: info.delete_timestamp,
                 policy: info.policy,
-                policy_timestamp: info.put_timestamp,
+                policy_timestamp: info.chosen(),
                 metadata: info.metadata,
                 ..Self::new(path.account, Some(path.container))
             },
@@ -478,6 +484,49 @@ mod tests {
             (PolicyIndex::new(1), PolicyIndex::new(1))
         );
         assert_eq!(ours.digest(), late.digest());
+    }
+
+    #[test]
+    fn replicas_agree_about_the_policy_whoever_hears_first() {
+        let stamp = |ticks| Timestamp::from_ticks(ticks).unwrap();
+        let made = |policy, chosen, put, deleted| {
+            let mut row = RosterRow::new("AUTH_a".parse().unwrap(), Some("c".parse().unwrap()));
+            row.policy = PolicyIndex::new(policy);
+            (row.policy_timestamp, row.put_timestamp) = (stamp(chosen), stamp(put));
+            row.delete_timestamp = stamp(deleted);
+            row
+        };
+        // Made twice and put again; made again after a deletion that another has not heard of; one that was never made.
+        let rows = [
+            made(0, 1, 9, 0),
+            made(1, 2, 2, 0),
+            made(2, 6, 6, 4),
+            made(1, 5, 7, 4),
+            made(0, 0, 0, 3),
+        ];
+        for (a, b) in rows.iter().flat_map(|a| rows.iter().map(move |b| (a, b))) {
+            for c in &rows {
+                let told = |row: &RosterRow| RosterRow::from_info(row.roster_info());
+                let (mut one, mut two, mut three) = (a.clone(), b.clone(), c.clone());
+                // Everybody hears of everybody, by turns.
+                for _ in 0..2 {
+                    one.merge(&told(&two));
+                    two.merge(&told(&three));
+                    three.merge(&told(&one));
+                    one.merge(&told(&three));
+                    two.merge(&told(&one));
+                }
+                assert_eq!(one.digest(), two.digest(), "{a:?} {b:?} {c:?}");
+                assert_eq!(one.digest(), three.digest(), "{a:?} {b:?} {c:?}");
+            }
+        }
+        let mut first = rows[1].clone();
+        first.merge(&RosterRow::from_info(rows[0].roster_info()));
+        assert_eq!(
+            first.policy,
+            PolicyIndex::new(0),
+            "a later PUT of it changes nothing"
+        );
     }
 
     #[test]

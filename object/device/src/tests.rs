@@ -7,6 +7,7 @@ mod crash;
 mod damage;
 mod expiry;
 mod listings;
+mod misplaced;
 mod reclaim;
 mod reclaim_rosters;
 mod reservations;

@@ -10,6 +10,9 @@ use onggi_common_units::Timestamp;
 pub struct AccountInfo {
     /// When it was made.
     pub put_timestamp: Timestamp,
+    /// When it was deleted; zero if it never was.
+    #[serde(default)]
+    pub delete_timestamp: Timestamp,
     /// Containers in it.
     pub container_count: u64,
     /// Objects in those.
@@ -18,6 +21,14 @@ pub struct AccountInfo {
     pub bytes_used: u64,
     /// Its metadata.
     pub metadata: StampedMetadata,
+}
+
+impl AccountInfo {
+    /// Whether it was deleted, and not made again since. One that was never made is not deleted.
+    #[must_use]
+    pub fn is_deleted(&self) -> bool {
+        self.delete_timestamp > Timestamp::ZERO && self.delete_timestamp >= self.put_timestamp
+    }
 }
 
 /// A container's totals and metadata.
@@ -33,6 +44,9 @@ pub struct ContainerInfo {
     pub bytes_used: u64,
     /// How its objects are kept.
     pub policy: PolicyIndex,
+    /// When that was chosen; zero in what builds before this say, whose containers were made at `put_timestamp` at the latest.
+    #[serde(default)]
+    pub policy_timestamp: Timestamp,
     /// Its metadata, ACLs among it.
     pub metadata: StampedMetadata,
     /// A digest of the records the totals count. `None` when replicas were merged that have not heard the same: then the
@@ -42,6 +56,16 @@ pub struct ContainerInfo {
 }
 
 impl ContainerInfo {
+    /// When the policy was chosen, as far as is known.
+    #[must_use]
+    pub fn chosen(&self) -> Timestamp {
+        if self.policy_timestamp > Timestamp::ZERO {
+            self.policy_timestamp
+        } else {
+            self.put_timestamp
+        }
+    }
+
     /// Whether the container is there, and not deleted since.
     #[must_use]
     pub fn exists(&self) -> bool {

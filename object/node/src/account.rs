@@ -26,11 +26,19 @@ impl Call<'_> {
         let key = self.node.account_key(&account);
         let blank = RosterRow::new(account, None);
         let changed = rosters::change(&self.disk, key, blank, move |row| {
+            if row.exists() {
+                // Its stamp stays: a change of metadata that a replica takes late must not undo a deletion.
+                row.change_metadata(&metadata);
+                return Decision::Write;
+            }
+            if row.is_deleted() {
+                return Decision::Leave;
+            }
             rosters::put(row, timestamp, &metadata)
         })
         .await?;
-        Ok(respond::status(if !changed.after.exists() {
-            StatusCode::CONFLICT
+        Ok(respond::status(if changed.after.is_deleted() {
+            StatusCode::FORBIDDEN
         } else if changed.was_there() {
             StatusCode::ACCEPTED
         } else {
@@ -64,7 +72,8 @@ impl Call<'_> {
         let key = self.node.account_key(&account);
         let blank = RosterRow::new(account, None);
         let changed = rosters::change(&self.disk, key, blank, move |row| {
-            if row.put_timestamp >= timestamp || row.delete_timestamp >= timestamp {
+            // The first deletion says since when it is to be reaped.
+            if row.put_timestamp >= timestamp || row.is_deleted() {
                 return Decision::Leave;
             }
             row.delete(timestamp);

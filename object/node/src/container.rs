@@ -157,11 +157,12 @@ impl Call<'_> {
         if records.len() > ROWS_MAX {
             return Err(respond::bad_request(&"too many records"));
         }
-        let known = head.known;
+        let (known, policy) = (head.known, head.policy);
         rosters::take_records(
             &self.disk,
             Change::ObjectRecords {
                 key,
+                policy,
                 records,
                 known,
             },

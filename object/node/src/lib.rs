@@ -3,8 +3,9 @@
 //! One listener serves the objects, containers and accounts of the node's devices to proxies and other nodes, and to
 //! nobody else ([`server`]). Beside it run the [`updater`], which tells containers and accounts what a crash or a peer's
 //! absence left untold, the [`replicator`], which pushes what peers lack and brings handoffs home, the [`auditor`],
-//! which reads every body again, and the [`expirer`], which deletes objects whose date has come, and once
-//! after the start the [`sweeper`]. Where it is
+//! which reads every body again, the [`expirer`], which deletes objects whose date has come, the [`reaper`], which
+//! deletes what is in deleted accounts, and once after the start the [`sweeper`]. The [`reconciler`] moves objects to the
+//! policy of their container. Where it is
 //! configured, [`container_sync`] sends containers to other clusters. [`progress`] says what they have done, to anybody.
 
 mod account;
@@ -22,8 +23,11 @@ pub mod options;
 mod pace;
 pub mod progress;
 mod push;
+mod quorum;
 mod reading;
+pub mod reaper;
 mod receive;
+pub mod reconciler;
 pub mod replicator;
 mod reservation;
 mod respond;

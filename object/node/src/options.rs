@@ -2,6 +2,7 @@
 
 use crate::container_sync;
 use crate::expirer::{EXPIRY_DELAY, EXPIRY_INTERVAL};
+use crate::{reaper, reconciler};
 use core::time::Duration;
 use onggi_common_units::ByteCount;
 use onggi_object_client::{LocalNodes, Timeouts};
@@ -43,6 +44,10 @@ pub struct Options {
     pub expiry_interval: Duration,
     /// How long after its date an object is deleted.
     pub expiry_delay: Duration,
+    /// How deleted accounts are reaped.
+    pub reaping: reaper::Options,
+    /// The pause between passes of the reconciler.
+    pub reconcile_interval: Duration,
     /// How many whole days a tombstone stays at least.
     pub reclaim_age_days: u16,
     /// Bytes the auditor reads in a second on each device; 0 stops it.
@@ -91,6 +96,8 @@ impl Options {
             container_sync: None,
             expiry_interval: EXPIRY_INTERVAL,
             expiry_delay: EXPIRY_DELAY,
+            reaping: reaper::Options::default(),
+            reconcile_interval: reconciler::RECONCILE_INTERVAL,
             reclaim_age_days: RECLAIM_AGE_DAYS,
             audit_bytes_per_second: AUDIT_BYTES_PER_SECOND,
             audit_interval: AUDIT_INTERVAL,

@@ -63,6 +63,21 @@ pub struct DeviceStatus {
     pub expired: u64,
     /// Objects whose date had come and that stayed in its last pass: peers that have to agree did not.
     pub unexpired: u64,
+    /// Objects the reaper has deleted: those of deleted accounts.
+    #[serde(default)]
+    pub reaped: u64,
+    /// Containers it has deleted.
+    #[serde(default)]
+    pub reaped_containers: u64,
+    /// Deleted accounts of which something was left for this device after its last pass.
+    #[serde(default)]
+    pub unreaped: u64,
+    /// Objects the reconciler has moved to their container's policy, deletions among them.
+    #[serde(default)]
+    pub reconciled: u64,
+    /// Names that were still to be looked at after its last pass.
+    #[serde(default)]
+    pub unreconciled: u64,
 }
 
 /// Whether a device is used.
@@ -170,6 +185,11 @@ pub(crate) struct Progress {
     pub(crate) untold: AtomicU64,
     pub(crate) expired: AtomicU64,
     pub(crate) unexpired: AtomicU64,
+    pub(crate) reaped: AtomicU64,
+    pub(crate) reaped_containers: AtomicU64,
+    pub(crate) unreaped: AtomicU64,
+    pub(crate) reconciled: AtomicU64,
+    pub(crate) unreconciled: AtomicU64,
 }
 
 impl Progress {
@@ -230,6 +250,11 @@ impl Disk {
             untold: load(&progress.untold),
             expired: load(&progress.expired),
             unexpired: load(&progress.unexpired),
+            reaped: load(&progress.reaped),
+            reaped_containers: load(&progress.reaped_containers),
+            unreaped: load(&progress.unreaped),
+            reconciled: load(&progress.reconciled),
+            unreconciled: load(&progress.unreconciled),
         }
     }
 }
@@ -254,11 +279,16 @@ impl DeviceStatus {
             untold: 0,
             expired: 0,
             unexpired: 0,
+            reaped: 0,
+            reaped_containers: 0,
+            unreaped: 0,
+            reconciled: 0,
+            unreconciled: 0,
         }
     }
 
     /// Each metric's name, kind, meaning and value.
-    fn metrics(&self) -> [(&'static str, &'static str, &'static str, u64); 19] {
+    fn metrics(&self) -> [(&'static str, &'static str, &'static str, u64); 24] {
         let (counter, gauge) = ("counter", "gauge");
         let serving = u64::from(self.state == DeviceState::Serving);
         #[rustfmt::skip]
@@ -282,6 +312,11 @@ impl DeviceStatus {
             ("update_waiting", gauge, "records that waited after its last pass", self.untold),
             ("expiry_deleted_total", counter, "objects the expirer has deleted", self.expired),
             ("expiry_waiting", gauge, "objects due that stayed in its last pass", self.unexpired),
+            ("reaped_objects_total", counter, "objects of deleted accounts that were deleted", self.reaped),
+            ("reaped_containers_total", counter, "containers of deleted accounts that were deleted", self.reaped_containers),
+            ("reap_waiting", gauge, "deleted accounts with something left after the last pass", self.unreaped),
+            ("reconciled_total", counter, "objects moved to their container's policy", self.reconciled),
+            ("reconcile_waiting", gauge, "names to be looked at again after the last pass", self.unreconciled),
         ];
         metrics
     }

@@ -93,6 +93,8 @@ pub(crate) async fn start(
             options.expiry_delay,
             drain.clone(),
         )),
+        tokio::spawn(Arc::clone(&node).reap(options.reaping, drain.clone())),
+        tokio::spawn(Arc::clone(&node).reconcile(options.reconcile_interval, drain.clone())),
         tokio::spawn(Arc::clone(&node).audit(
             options.audit_bytes_per_second,
             options.audit_interval,

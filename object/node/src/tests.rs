@@ -4,8 +4,10 @@ mod access;
 mod expiry;
 mod links;
 mod racing;
+mod reaping;
 mod reclaim;
 mod reclaim_rosters;
+mod reconciling;
 mod replication;
 mod requests;
 
@@ -169,6 +171,8 @@ impl Cluster {
         // The stamps of tests are of long ago; those that are about reclaim say the horizon themselves.
         options.reclaim_age_days = u16::MAX;
         options.audit_bytes_per_second = 0;
+        options.reaping.rate = 0;
+        options.reconcile_interval = NEVER;
         options.timeouts = timeouts();
         options
     }

@@ -2,8 +2,7 @@
 
 use crate::access::{ACCOUNT_ACL, Rights};
 use crate::container::{
-    OWNER_HEADERS, deletion_reply, listing_faults, put_stamped_metadata, put_total, roster_reply,
-    status_only,
+    OWNER_HEADERS, listing_faults, put_stamped_metadata, put_total, roster_reply, status_only,
 };
 use crate::driver::{self, Asked};
 use crate::fault::{Fault, set, set_named};
@@ -30,6 +29,10 @@ use onggi_object_replica::{Answer, Failure, GetStep, Outcome};
 use onggi_object_wire::account;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+
+mod deletion;
+
+use deletion::there;
 
 /// Pages of containers of versions that are read for one page of an account.
 const HIDDEN_PAGES_MAX: usize = 4;
@@ -66,13 +69,21 @@ fn add_bytes(page: &mut Listing<AccountEntry>, kept: &HashMap<String, u64>) {
     }
 }
 
+/// How a replica's word that an account is not there counts: one that was deleted is known to be.
+fn missing(info: Option<&AccountInfo>) -> Answer {
+    let deleted = info.map(|info| info.delete_timestamp);
+    Answer::Missing {
+        tombstone: deleted.filter(|at| *at > Timestamp::ZERO),
+    }
+}
+
 fn info_answer(answer: &InfoAnswer<AccountInfo>) -> Answer {
     match answer {
         InfoAnswer::Found(info) => Answer::Found {
             data: info.put_timestamp,
             healthy: true,
         },
-        InfoAnswer::Missing(_) => Answer::Missing { tombstone: None },
+        InfoAnswer::Missing(info) => missing(info.as_deref()),
         InfoAnswer::Failed { .. } => Answer::Failed,
     }
 }
@@ -83,7 +94,7 @@ fn list_answer(answer: &ListAnswer<AccountInfo, AccountEntry>) -> Answer {
             data: info.put_timestamp,
             healthy: true,
         },
-        ListAnswer::Missing(_) => Answer::Missing { tombstone: None },
+        ListAnswer::Missing(info) => missing(info.as_deref()),
         ListAnswer::Failed { .. } => Answer::Failed,
     }
 }
@@ -130,9 +141,13 @@ impl Asking {
                     account_headers(&request.headers, core.cluster.policies(), may_set_quota)?;
                 core.post_account(account, &headers).await
             }
+            // A query is a verb that went astray, and no reason to delete everything.
+            Method::DELETE if request.uri.query().is_some_and(|query| !query.is_empty()) => Err(
+                Fault::BadRequest("an account is deleted without a query".to_owned()),
+            ),
             Method::DELETE => core.delete_account(account).await,
             Method::HEAD => {
-                let info = core.fetch_account(account).await?;
+                let info = there(core.fetch_account(account).await?)?;
                 let totals = core.policy_totals(account, &info).await?;
                 let mut response = account_response(&info, rights, core.cluster.policies());
                 policy_totals::tell(response.headers_mut(), core.cluster.policies(), &totals);
@@ -249,8 +264,8 @@ impl Core {
         let asked = self.cluster.read(&replicas, send, info_answer).await;
         is_found(&asked)?;
         let infos = asked.answers.iter().filter_map(|(_, answer)| match answer {
-            InfoAnswer::Found(info) => Some(&**info),
-            InfoAnswer::Missing(_) | InfoAnswer::Failed { .. } => None,
+            InfoAnswer::Found(info) | InfoAnswer::Missing(Some(info)) => Some(&**info),
+            InfoAnswer::Missing(None) | InfoAnswer::Failed { .. } => None,
         });
         Ok(merged(infos))
     }
@@ -357,13 +372,17 @@ impl Core {
         is_found(&asked)?;
         let (mut infos, mut pages) = (Vec::new(), Vec::new());
         for (_, answer) in asked.answers {
-            if let ListAnswer::Found { info, listing } = answer {
-                infos.push(*info);
-                pages.push(listing);
+            match answer {
+                ListAnswer::Found { info, listing } => {
+                    infos.push(*info);
+                    pages.push(listing);
+                }
+                ListAnswer::Missing(Some(info)) => infos.push(*info),
+                ListAnswer::Missing(None) | ListAnswer::Failed { .. } => {}
             }
         }
-        let page = merge::listings(pages, query.limit, query.reverse);
-        Ok((merged(infos.iter()), page))
+        let info = there(merged(infos.iter()))?;
+        Ok((info, merge::listings(pages, query.limit, query.reverse)))
     }
 
     /// Which of these containers, that not every replica lists, are not there.
@@ -403,7 +422,11 @@ impl Core {
         headers: &HeaderMap,
     ) -> Result<Response, Fault> {
         let metadata = self.account_metadata(headers)?;
-        let mut sum = self.fetch_account(account).await?.metadata;
+        let known = self.fetch_account(account).await?;
+        if known.is_deleted() {
+            return Err(Fault::NotFound);
+        }
+        let mut sum = known.metadata;
         sum.merge(&metadata);
         sum.check(MetadataKind::Account)
             .map_err(|error| Fault::BadRequest(error.to_string()))?;
@@ -413,7 +436,11 @@ impl Core {
 
     async fn make_account(&self, account: &AccountName, request: &Head) -> Result<Response, Fault> {
         let headers = account_headers(&request.headers, self.cluster.policies(), true)?;
-        let existed = self.fetch_account(account).await?.put_timestamp > Timestamp::ZERO;
+        let known = self.fetch_account(account).await?;
+        if known.is_deleted() {
+            return Err(Fault::RecentlyDeleted);
+        }
+        let existed = known.put_timestamp > Timestamp::ZERO;
         self.put_account(account, self.account_metadata(&headers)?)
             .await?;
         Ok(status_only(if existed {
@@ -421,41 +448,6 @@ impl Core {
         } else {
             StatusCode::CREATED
         }))
-    }
-
-    /// Deletes an account that lists nothing.
-    async fn delete_account(&self, account: &AccountName) -> Result<Response, Fault> {
-        let all = ListingQuery {
-            with_reserved: true,
-            ..ListingQuery::page(1)
-        };
-        let (_, page) = self.account_lines(account, all).await?;
-        if !page.entries.is_empty() {
-            return Err(Fault::Conflict("the account has containers".to_owned()));
-        }
-        let delete = account::Delete {
-            account: account.clone(),
-            timestamp: self.cluster.clock.stamp(),
-        };
-        let nodes = self.cluster.nodes.clone();
-        let send = |place: onggi_object_wire::Place, _told| {
-            let (nodes, delete) = (nodes.clone(), delete.clone());
-            driver::boxed(async move { nodes.delete_account(&place, &delete).await })
-        };
-        let replicas = self.cluster.account(account);
-        let written = self
-            .cluster
-            .write(&replicas, &[], send, deletion_reply)
-            .await;
-        self.cache.forget_account(account);
-        match written.outcome {
-            Outcome::Stored { .. } => Ok(status_only(StatusCode::NO_CONTENT)),
-            Outcome::Failed(Failure::Missing) => Err(Fault::NotFound),
-            Outcome::Failed(Failure::ConditionFailed | Failure::Newer { .. }) => Err(
-                Fault::Conflict("the account was changed at the same time".to_owned()),
-            ),
-            Outcome::Failed(_) => Err(Fault::Unavailable),
-        }
     }
 
     /// Makes the account if need be, and changes its metadata.
@@ -480,6 +472,7 @@ impl Core {
         self.cache.forget_account(account);
         match written.outcome {
             Outcome::Stored { .. } => Ok(()),
+            Outcome::Failed(Failure::ConditionFailed) => Err(Fault::RecentlyDeleted),
             Outcome::Failed(Failure::Conflict | Failure::Newer { .. }) => Err(Fault::Conflict(
                 "the account was changed at the same time".to_owned(),
             )),
@@ -489,7 +482,12 @@ impl Core {
 
     /// Makes the account unless it is known to be there.
     pub(crate) async fn ensure_account(&self, account: &AccountName) -> Result<(), Fault> {
-        if self.account_info(account).await?.put_timestamp > Timestamp::ZERO {
+        let known = self.account_info(account).await?;
+        if known.is_deleted() {
+            // Swift's answer, when it cannot make the account that is missing.
+            return Err(Fault::Unavailable);
+        }
+        if known.put_timestamp > Timestamp::ZERO {
             return Ok(());
         }
         self.put_account(account, StampedMetadata::default()).await

@@ -59,6 +59,14 @@ impl Cache {
             .remove(path);
     }
 
+    /// Forgets all containers of an account.
+    pub(crate) fn forget_containers(&self, account: &AccountName) {
+        self.containers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .retain(|path, _| path.account != *account);
+    }
+
     pub(crate) fn account(&self, name: &AccountName, now: Duration) -> Option<Arc<AccountInfo>> {
         let accounts = self.accounts.lock().unwrap_or_else(PoisonError::into_inner);
         let (at, info) = accounts.get(name)?;

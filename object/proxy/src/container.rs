@@ -41,6 +41,7 @@ pub(crate) fn roster_reply(answer: &ContainerAnswer) -> Reply {
         ContainerAnswer::Done { .. } => Reply::Stored { existed: true },
         ContainerAnswer::NotFound => Reply::Missing,
         ContainerAnswer::Conflict => Reply::Conflict,
+        ContainerAnswer::Deleted => Reply::ConditionFailed,
         ContainerAnswer::Full | ContainerAnswer::Failed { .. } => Reply::Failed,
     }
 }
@@ -180,6 +181,10 @@ impl Asking {
             .authorize(&request.method, &resource, &request.headers)
             .await?;
         let core = &self.core;
+        // A PUT would make the account, and says that it cannot.
+        if request.method != Method::PUT && core.is_account_deleted(&path.account).await {
+            return Err(Fault::NotFound);
+        }
         match request.method {
             Method::PUT | Method::POST => {
                 let headers = self.container_headers(path, request, rights).await?;
@@ -236,7 +241,11 @@ impl Core {
         if let Some(known) = self.cache.container(path, now) {
             return Ok(Some(known));
         }
-        let Some(info) = self.fetch_container(path).await? else {
+        let (is_gone, info) = tokio::join!(
+            self.is_account_deleted(&path.account),
+            self.fetch_container(path)
+        );
+        let Some(info) = info?.filter(|_| !is_gone) else {
             return Ok(None);
         };
         let info = Arc::new(info);

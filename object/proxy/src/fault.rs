@@ -32,9 +32,15 @@ pub(crate) enum Fault {
     /// 403: who asks may not.
     #[error("not allowed")]
     Forbidden,
+    /// 403: the account that is to be made was deleted, and is not gone yet.
+    #[error("Recently deleted")]
+    RecentlyDeleted,
     /// 404.
     #[error("not found")]
     NotFound,
+    /// 410: the account was deleted.
+    #[error("gone")]
+    Gone,
     /// 405, with what is allowed.
     #[error("method not allowed")]
     MethodNotAllowed(&'static str),
@@ -95,8 +101,9 @@ impl Fault {
             Self::Unauthorized { .. }
             | Self::InvalidTempUrl { .. }
             | Self::InvalidSyncAuth { .. } => StatusCode::UNAUTHORIZED,
-            Self::Forbidden => StatusCode::FORBIDDEN,
+            Self::Forbidden | Self::RecentlyDeleted => StatusCode::FORBIDDEN,
             Self::NotFound => StatusCode::NOT_FOUND,
+            Self::Gone => StatusCode::GONE,
             Self::MethodNotAllowed(_) => StatusCode::METHOD_NOT_ALLOWED,
             Self::NotAcceptable(_) => StatusCode::NOT_ACCEPTABLE,
             Self::RequestTimeout => StatusCode::REQUEST_TIMEOUT,
@@ -127,6 +134,7 @@ impl Fault {
                 "Method Not Allowed",
                 "The method is not allowed for this resource.",
             ),
+            Self::Gone => ("Gone", "This resource is no longer available."),
             Self::RequestTimeout => (
                 "Request Timeout",
                 "The server has waited too long for the request to be sent by the client.",
@@ -158,6 +166,7 @@ impl Fault {
             ),
             Self::BadRequest(_)
             | Self::NotAcceptable(_)
+            | Self::RecentlyDeleted
             | Self::Conflict(_)
             | Self::PreconditionFailed(_)
             | Self::OverQuota
@@ -229,7 +238,9 @@ impl Fault {
             }
             Self::BadRequest(_)
             | Self::Forbidden
+            | Self::RecentlyDeleted
             | Self::NotFound
+            | Self::Gone
             | Self::NotAcceptable(_)
             | Self::Conflict(_)
             | Self::LengthRequired

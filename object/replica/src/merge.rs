@@ -41,10 +41,13 @@ pub fn object_info(ours: &mut ObjectInfo, theirs: &ObjectInfo) {
 /// Takes into `ours` what wins of `theirs`. Totals are counts a replica makes for itself: the larger is shown, since a
 /// replica that lags has not heard of writes yet.
 pub fn container_info(ours: &mut ContainerInfo, theirs: &ContainerInfo) {
-    // The policy is that of the first who made it: later ones are corrected to it.
-    let made = |info: &ContainerInfo| (info.put_timestamp, info.policy);
-    if made(theirs) < made(ours) {
-        ours.policy = theirs.policy;
+    // The policy is that of the first who made it since it was deleted last: later ones are corrected to it.
+    let deleted = ours.delete_timestamp.max(theirs.delete_timestamp);
+    let made = |info: &ContainerInfo| (info.chosen() <= deleted, info.chosen(), info.policy);
+    let told = |info: &ContainerInfo| (info.put_timestamp, info.policy_timestamp, info.policy);
+    if told(ours) != told(theirs) {
+        let (_, chosen, policy) = made(ours).min(made(theirs));
+        (ours.policy, ours.policy_timestamp) = (policy, chosen);
     }
     ours.put_timestamp = ours.put_timestamp.max(theirs.put_timestamp);
     ours.delete_timestamp = ours.delete_timestamp.max(theirs.delete_timestamp);
@@ -59,6 +62,7 @@ pub fn container_info(ours: &mut ContainerInfo, theirs: &ContainerInfo) {
 /// Takes into `ours` what wins of `theirs`; totals as in [`container_info`].
 pub fn account_info(ours: &mut AccountInfo, theirs: &AccountInfo) {
     ours.put_timestamp = ours.put_timestamp.max(theirs.put_timestamp);
+    ours.delete_timestamp = ours.delete_timestamp.max(theirs.delete_timestamp);
     ours.container_count = ours.container_count.max(theirs.container_count);
     ours.object_count = ours.object_count.max(theirs.object_count);
     ours.bytes_used = ours.bytes_used.max(theirs.bytes_used);
@@ -253,16 +257,17 @@ mod tests {
     }
 
     fn container() -> impl Strategy<Value = ContainerInfo> {
-        (0u64..3, 0u64..3, 0u64..3, 0u16..2).prop_map(|(put, delete, count, policy)| {
-            ContainerInfo {
+        (0u64..3, 0u64..3, 0u64..3, 0u64..3, 0u16..2).prop_map(
+            |(put, chosen, delete, count, policy)| ContainerInfo {
                 put_timestamp: at(put),
+                policy_timestamp: at(chosen.min(put)),
                 delete_timestamp: at(delete),
                 object_count: count,
                 policy: PolicyIndex::new(policy),
                 records: count.checked_sub(1),
                 ..ContainerInfo::default()
-            }
-        })
+            },
+        )
     }
 
     fn with<T: Clone>(merge: impl Fn(&mut T, &T), a: &T, b: &T) -> T {

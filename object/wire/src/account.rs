@@ -2,14 +2,15 @@
 //!
 //! | method | head | body | answers |
 //! |---|---|---|---|
-//! | PUT | [`Put`] | | 201 (made), 202 (was there) |
+//! | PUT | [`Put`] | | 201 (made), 202 (was there), 403 (deleted, and not gone yet) |
 //! | POST | [`Post`] | | 204, 404 |
 //! | DELETE | [`Delete`] | | 204, 404, 409 (made later) |
 //! | HEAD | [`Head`] | | 204, 404 |
 //! | GET | [`List`] | | 200, 404; the body is a `Listing<AccountEntry>` in JSON |
 //! | POST `rows` | [`Rows`] | records ([`crate::rows`]) | 202, 404 |
 //!
-//! HEAD and GET carry an `AccountInfo` as head.
+//! HEAD, GET and a 404 of a deleted account carry an `AccountInfo` as head. A deleted account takes records of containers: its
+//! reaper has to know of them.
 
 use onggi_common_units::Timestamp;
 use onggi_object_model::{AccountName, ListingQuery, StampedMetadata};

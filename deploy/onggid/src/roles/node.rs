@@ -6,7 +6,7 @@ use core::time::Duration;
 use onggi_common_host::durable;
 use onggi_common_service::{Config, Drain};
 use onggi_object_client::LocalNodes;
-use onggi_object_node::{Options, container_sync};
+use onggi_object_node::{Options, container_sync, reaper};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -67,6 +67,11 @@ pub(crate) async fn node(
         });
     }
     options.expiry_delay = Duration::from_secs(object.expiry_delay_seconds.into());
+    options.reaping = reaper::Options {
+        interval: Duration::from_secs(object.reap_interval_seconds.into()),
+        delay: Duration::from_secs(object.delay_reaping_seconds.into()),
+        rate: object.reap_rate,
+    };
     options.reclaim_age_days = object.reclaim_age_days.get();
     options.audit_bytes_per_second = object.audit_rate.bytes();
     options.replication_bytes_per_second = object.replication_rate.bytes();

@@ -142,6 +142,7 @@ fn change(device: &Device, step: &Step) -> Change {
             deleted,
         } => Change::ObjectRecords {
             key: container(*of),
+            policy: onggi_object_model::PolicyIndex::new(0),
             records: vec![ObjectRecord {
                 name: format!("o{name}").parse().unwrap(),
                 data_timestamp: at(*ticks),

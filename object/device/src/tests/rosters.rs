@@ -107,6 +107,16 @@ fn a_deleted_container_takes_no_records() {
                 .unwrap(),
             None
         );
+        // But it hears of what is gone.
+        let row = tell(device, &[record("o", 3, 0, true)]);
+        assert_eq!((row.exists(), row.live_count), (false, 0));
+        assert!(
+            device
+                .record::<ObjectRecord>(&key(), "o")
+                .unwrap()
+                .unwrap()
+                .deleted
+        );
     });
 }
 

@@ -1,0 +1,138 @@
+//! The reconciler: moves objects that are under another policy than their container's.
+//!
+//! A container's replicas note which names may be ([`onggi_object_device::misplaced`]). For each the reconciler asks the
+//! devices of both policies. What is newer under the wrong one is copied to the right one as it is, with its stamps: bytes
+//! or the trace of a deletion. Only when W primaries have it there, the wrong one gets a trace with the stamp of the bytes:
+//! it wins over them and over nothing later, and is told from a deletion, which is newer. The container is told nothing: it lists the name already, with
+//! these stamps. A note goes when the right policy has what the container lists; so nothing that only a stand-in has is
+//! forgotten while that is away. Every replica that has a note acts upon it, which changes nothing the second time.
+
+mod moving;
+
+use crate::disks::{Disk, DiskError};
+use crate::server::Node;
+use core::sync::atomic::Ordering;
+use core::time::Duration;
+use onggi_common_service::Drain;
+use onggi_common_units::UtcTime;
+use onggi_object_device::misplaced::Misplaced;
+use onggi_object_model::{ObjectName, ObjectPath, ObjectRecord};
+use std::sync::Arc;
+
+/// The pause between passes unless told otherwise.
+pub const RECONCILE_INTERVAL: Duration = Duration::from_secs(30);
+/// Names looked at in a second, for each device.
+const NAMES_PER_SECOND: u32 = 100;
+/// Notes read in one go, and names of a container that get a note of their own at a time.
+const PAGE: usize = 1_000;
+const DAY: Duration = Duration::from_secs(86_400);
+
+impl Node {
+    /// Makes passes until the drain begins.
+    pub async fn reconcile(self: Arc<Self>, interval: Duration, drain: Drain) {
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep(interval) => {}
+                () = drain.requested() => return,
+            }
+            tokio::select! {
+                () = self.reconcile_all(Some(NAMES_PER_SECOND)) => {}
+                () = drain.requested() => return,
+            }
+        }
+    }
+
+    /// One pass over the notes of all devices, as fast as it goes.
+    pub async fn reconcile_once(&self) {
+        self.reconcile_all(None).await;
+    }
+
+    async fn reconcile_all(&self, rate: Option<u32>) {
+        for disk in self.disks.serving() {
+            if let Err(error) = self.reconcile_disk(disk, rate).await {
+                tracing::error!(device = %disk.name, %error, "misplaced objects stay for now");
+            }
+        }
+    }
+
+    async fn reconcile_disk(&self, disk: &Disk, rate: Option<u32>) -> Result<(), DiskError> {
+        let pause = rate.map_or(Duration::ZERO, |rate| Duration::from_secs(1) / rate.max(1));
+        let mut after: Option<Misplaced> = None;
+        let mut left = 0;
+        loop {
+            let from = after.clone();
+            let page = disk
+                .call(move |device| device.misplaced(from.as_ref(), PAGE))
+                .await?;
+            let Some(last) = page.last() else { break };
+            after = Some(last.clone());
+            for note in page {
+                if note.is_whole() {
+                    // The notes of its names come behind it, and are read next.
+                    after = Some(note.clone());
+                    let spread = move |device: &onggi_object_device::Device| {
+                        device.spread_misplaced::<ObjectRecord>(&note, PAGE)
+                    };
+                    disk.call(spread).await?;
+                    break;
+                }
+                tokio::time::sleep(pause).await;
+                left += u64::from(!self.reconcile_name(disk, note).await?);
+            }
+        }
+        disk.progress().unreconciled.store(left, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Looks at one name; whether there is nothing left to do.
+    async fn reconcile_name(&self, disk: &Disk, note: Misplaced) -> Result<bool, DiskError> {
+        let (key, name) = (note.container, note.name.clone());
+        let (row, record) = disk
+            .call(move |device| {
+                let record = device.record::<ObjectRecord>(&key, &name)?;
+                Ok((device.roster(&key)?, record))
+            })
+            .await?;
+        // What was taken away here stands elsewhere, with notes of its own.
+        let known = row.zip(record).filter(|(row, _)| row.policy != note.policy);
+        let path = known.as_ref().and_then(|(row, record)| {
+            let path = row.container_path()?;
+            Some(object_path(path, record.name.clone()))
+        });
+        let (Some((row, record)), Some(path)) = (known, path) else {
+            disk.call(move |device| device.forget_misplaced(&note))
+                .await?;
+            return Ok(true);
+        };
+        let looked = self.reconcile_object(&path, note.policy, row.policy).await;
+        if looked.is_some_and(|looked| looked.is_moved) {
+            disk.progress().reconciled.fetch_add(1, Ordering::Relaxed);
+            tracing::info!(%path, from = %note.policy, to = %row.policy, "moved what was under another policy than its container's");
+        }
+        let is_done = looked.is_some_and(|looked| {
+            looked.newest >= record.data_timestamp || (record.deleted && !looked.is_there)
+        });
+        let now = self.clock.now();
+        let age = DAY * u32::from(self.reclaim_age_days);
+        let is_old = note.since > UtcTime::EPOCH && now.since(note.since) > age;
+        if is_old && !is_done {
+            tracing::warn!(%path, policy = %note.policy, "an object that its container lists is under neither policy");
+        }
+        if is_done || is_old {
+            disk.call(move |device| device.forget_misplaced(&note))
+                .await?;
+        } else if note.since == UtcTime::EPOCH {
+            disk.call(move |device| device.date_misplaced(&note, now))
+                .await?;
+        }
+        Ok(is_done || is_old)
+    }
+}
+
+fn object_path(container: onggi_object_model::ContainerPath, object: ObjectName) -> ObjectPath {
+    ObjectPath {
+        account: container.account,
+        container: container.container,
+        object,
+    }
+}
