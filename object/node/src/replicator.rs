@@ -182,10 +182,6 @@ impl Node {
         let Plan { shared, handoffs } = plan(&ring, disk, own, round);
         let pass = &disk.progress().replication;
         pass.expect(shared.values().map(Vec::len).sum::<usize>() + handoffs.len());
-        let mut tally = Tally::default();
-        for (unit, _) in shared.values().flatten() {
-            tally.asked(*unit);
-        }
         let asked = to_ask(disk, round, &shared, &handoffs);
         let (said, mut failed) = self.compare(disk, &ring, round, asked).await;
         let agreed: usize = shared
@@ -193,21 +189,19 @@ impl Node {
             .filter_map(|(peer, sums)| Some(sums.len().saturating_sub(said.get(peer)?.1.len())))
             .sum();
         pass.step(agreed);
-        let moves = moves::in_order(&said, handoffs);
-        for class in moves.chunk_by(|one, next| one.copies == next.copies) {
-            failed.extend(self.move_class(disk, &ring, round, class, &mut tally).await);
-        }
-        for (peer, sums) in &shared {
-            if let Some((_, differing)) = said.get(peer).filter(|_| !failed.contains(peer)) {
-                let units: Vec<u32> = sums.iter().map(|(unit, _)| *unit).collect();
-                let differing: Vec<u32> = differing.iter().copied().collect();
-                tally.answered(&units, &differing);
-            }
-        }
         if horizon > 0 {
-            self.reclaim(disk, round, tally.agreed()).await;
+            // Before anything is moved, which may take hours: by then they may hold something else.
+            let agreed = Tally::of(&shared, &said, &BTreeSet::new()).agreed();
+            self.reclaim(disk, round, agreed).await;
         }
-        tally.is_compared()
+        let moves = moves::in_order(&said, handoffs);
+        let mut is_home = true;
+        for class in moves.chunk_by(|one, next| one.copies == next.copies) {
+            self.move_shared(disk, &ring, round, class, &mut failed)
+                .await;
+            is_home &= self.move_home(disk, &ring, round, class).await;
+        }
+        is_home && Tally::of(&shared, &said, &failed).is_compared()
     }
 
     /// Raises the horizon of partitions whose primaries all hold the same, and lets settled tombstones go.
@@ -272,19 +266,20 @@ impl Node {
         (said, failed)
     }
 
-    /// Moves partitions that equally many devices hold. The peers that could not be brought up to date.
-    async fn move_class(
+    /// Brings the other primaries of partitions that equally many devices hold up to date. Peers that fail are left alone
+    /// from then on.
+    async fn move_shared(
         &self,
         disk: &Disk,
         ring: &Ring,
         round: Round,
         class: &[Move],
-        tally: &mut Tally,
-    ) -> Vec<DeviceId> {
+        failed: &mut BTreeSet<DeviceId>,
+    ) {
         let mut shared: BTreeMap<DeviceId, BTreeSet<u32>> = BTreeMap::new();
         for one in class {
             if let Way::Shared(peers) = &one.way {
-                for peer in peers {
+                for peer in peers.iter().filter(|peer| !failed.contains(peer)) {
                     shared.entry(*peer).or_default().insert(one.unit);
                 }
             }
@@ -303,7 +298,12 @@ impl Node {
                 failed
             }
         });
-        let failed = join_all(syncing).await.into_iter().flatten().collect();
+        failed.extend(join_all(syncing).await.into_iter().flatten());
+    }
+
+    /// Brings partitions home that equally many devices hold. True when all are.
+    async fn move_home(&self, disk: &Disk, ring: &Ring, round: Round, class: &[Move]) -> bool {
+        let mut is_home = true;
         for one in class {
             let Way::Home(primaries) = &one.way else {
                 continue;
@@ -317,11 +317,11 @@ impl Node {
             };
             let home = self.bring_home(disk, places, round.scope, one.unit, round.bits);
             let home = home.await;
-            pass.step(1);
-            tally.is_compared &= home.is_ok();
+            disk.progress().replication.step(1);
+            is_home &= home.is_ok();
             report(disk, home);
         }
-        failed
+        is_home
     }
 
     /// Brings a peer up to date in some partitions.
@@ -492,34 +492,30 @@ impl Node {
 }
 
 /// Which partitions were compared with whom.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Tally {
-    /// By partition: peers that were to be asked, peers that hold the same, and whether any answered.
+    /// By partition: peers that were to be asked, peers that hold the same, and whether any was heard.
     units: BTreeMap<u32, (usize, usize, bool)>,
-    is_compared: bool,
-}
-
-impl Default for Tally {
-    fn default() -> Self {
-        Self {
-            units: BTreeMap::new(),
-            is_compared: true,
-        }
-    }
 }
 
 impl Tally {
-    fn asked(&mut self, unit: u32) {
-        self.units.entry(unit).or_default().0 += 1;
-    }
-
-    fn answered(&mut self, units: &[u32], differing: &[u32]) {
-        let differing: BTreeSet<u32> = differing.iter().copied().collect();
-        for unit in units {
-            let (_, same, any) = self.units.entry(*unit).or_default();
-            *same += usize::from(!differing.contains(unit));
-            *any = true;
+    /// What peers said, those apart that failed afterwards.
+    fn of(
+        shared: &BTreeMap<DeviceId, Vec<(u32, Digest)>>,
+        said: &Said,
+        failed: &BTreeSet<DeviceId>,
+    ) -> Self {
+        let mut tally = Self::default();
+        for (peer, sums) in shared {
+            let said = said.get(peer).filter(|_| !failed.contains(peer));
+            for (unit, _) in sums {
+                let (asked, same, is_heard) = tally.units.entry(*unit).or_default();
+                *asked += 1;
+                *same += usize::from(said.is_some_and(|(_, differing)| !differing.contains(unit)));
+                *is_heard |= said.is_some();
+            }
         }
+        tally
     }
 
     /// The partitions that every peer holds as we do.
@@ -532,7 +528,7 @@ impl Tally {
     }
 
     fn is_compared(&self) -> bool {
-        self.is_compared && self.units.values().all(|(_, _, any)| *any)
+        self.units.values().all(|(_, _, is_heard)| *is_heard)
     }
 }
 
