@@ -1,6 +1,6 @@
 //! A container that two sides made with two policies.
 
-use super::reaping::{OTHER, bytes_of, container_at, object_at};
+use super::reaping::{OTHER, PASSES_MAX, PAUSE, bytes_of, container_at, object_at};
 use super::{Cluster, at};
 use http_body_util::BodyExt as _;
 use onggi_object_client::{GetAnswer, InfoAnswer, ListAnswer, WriteAnswer};
@@ -19,6 +19,22 @@ impl Cluster {
         {
             node.reconcile_once().await;
         }
+    }
+
+    /// Lets nodes do what they do by turns until there is nothing more to look at.
+    async fn reconcile_all(&self) {
+        for _ in 0..PASSES_MAX {
+            self.replicate().await;
+            self.update().await;
+            self.reconcile().await;
+            if self.notes() == 0 {
+                // Copies that a quorum did not need.
+                self.replicate().await;
+                return;
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+        panic!("something is left after {PASSES_MAX} passes");
     }
 
     /// Notes on all devices.
@@ -194,19 +210,18 @@ async fn what_two_sides_put_under_two_policies_is_under_one_in_the_end() {
 async fn what_comes_late_under_the_wrong_policy_is_moved_too() {
     let cluster = Cluster::new().await;
     divided(&cluster).await;
-    cluster.replicate().await;
-    cluster.reconcile().await;
+    cluster.reconcile_all().await;
     // By a proxy that remembered the policy of before.
     let path = object("late");
     let places = cluster.objects_of(OTHER, &path);
     let told = cluster.containers_of(&container_at("c"));
     cluster.put_on(&places, (OTHER, &path), 20, &told).await;
     assert_eq!(cluster.notes(), 3);
-    cluster.reconcile().await;
+    cluster.reconcile_all().await;
     assert_eq!(cluster.copies_of(FIRST, &path).await, 3);
     assert_eq!(cluster.copies_of(OTHER, &path).await, 0);
     cluster.delete_on_right(&path).await;
-    cluster.reconcile().await;
+    cluster.reconcile_all().await;
     assert_eq!(cluster.copies_of(FIRST, &path).await, 0, "it came back");
     assert_eq!(cluster.notes(), 0);
 }
@@ -240,12 +255,7 @@ async fn nothing_is_lost_where_nodes_are_away() {
         cluster.reconcile().await;
         cluster.start(away).await;
         cluster.start(other).await;
-        for _ in 0..2 {
-            cluster.replicate().await;
-            cluster.update().await;
-            cluster.reconcile().await;
-        }
-        cluster.replicate().await;
+        cluster.reconcile_all().await;
         assert_reconciled(&cluster).await;
     }
 }
@@ -287,9 +297,7 @@ async fn a_container_made_anew_with_another_policy_gives_nothing_back() {
         cluster.make_container_on(home, "c", FIRST, 12).await;
     }
     for _ in 0..2 {
-        cluster.replicate().await;
-        cluster.update().await;
-        cluster.reconcile().await;
+        cluster.reconcile_all().await;
     }
     for listing in cluster.listings().await {
         assert_eq!(listing, (FIRST, Vec::new()));
