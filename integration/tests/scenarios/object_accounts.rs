@@ -154,8 +154,11 @@ fn gone_everywhere(system: &mut System, account: &str) -> Result<()> {
         let mut lines = Vec::new();
         let mut devices = 0;
         for entry in std::fs::read_dir(system.state.join("object/devices"))? {
-            lines.extend(left(&entry?.path(), account)?);
-            devices += 1;
+            let path = entry?.path();
+            if path.is_dir() {
+                lines.extend(left(&path, account)?);
+                devices += 1;
+            }
         }
         ensure!(devices == NODES, "{devices} devices");
         system.launch()?;
