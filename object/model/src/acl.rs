@@ -105,6 +105,14 @@ impl AccessControl {
             .any(|entry| visitor.groups.contains(entry))
     }
 
+    /// Whether the list names a role, in whatever case of letters.
+    #[must_use]
+    pub fn names_role(&self, role: &str) -> bool {
+        self.callers
+            .iter()
+            .any(|entry| entry.to_lowercase() == role.to_lowercase())
+    }
+
     /// Whether a reader without a name in the list may read objects, by where the request comes from.
     #[must_use]
     pub fn admits_referrer(&self, visitor: &Visitor<'_>) -> bool {
@@ -327,6 +335,7 @@ mod tests {
         assert!(!caller(&["test2", "test2:tester3"]));
         assert!(!caller(&["TEST"]), "names are compared as they are");
         assert!(!acl.admits_caller(&NOBODY));
+        assert!(acl.names_role("TEST") && !acl.names_role("test2"));
     }
 
     #[test]

@@ -11,6 +11,7 @@ use crate::filling::Filling;
 use crate::middleware::versions::HIDDEN_PREFIX;
 use crate::middleware::{filters, quota, rate_limit};
 use crate::policy_totals;
+use crate::project_domain;
 use crate::proxy::{Asking, Core};
 use crate::subrequest::text;
 use http::request::Parts as Head;
@@ -120,16 +121,7 @@ impl Asking {
             .await?;
         let core = &self.core;
         match request.method {
-            Method::PUT => core.make_account(account, request).await,
-            Method::POST => {
-                let may_set_quota = self
-                    .caller
-                    .as_deref()
-                    .is_some_and(onggi_common_identity::Caller::is_reseller_admin);
-                let headers =
-                    account_headers(&request.headers, core.cluster.policies(), may_set_quota)?;
-                core.post_account(account, &headers).await
-            }
+            Method::PUT | Method::POST => self.write_account(account, request).await,
             Method::DELETE => core.delete_account(account).await,
             Method::HEAD => {
                 let info = core.fetch_account(account).await?;
@@ -147,6 +139,36 @@ impl Asking {
             }
             _ => core.list_account(account, request, rights).await,
         }
+    }
+
+    async fn write_account(
+        &self,
+        account: &AccountName,
+        request: &Head,
+    ) -> Result<Response, Fault> {
+        let may_set_quota = self
+            .caller
+            .as_deref()
+            .is_some_and(onggi_common_identity::Caller::is_reseller_admin);
+        let core = &self.core;
+        let headers = account_headers(&request.headers, core.cluster.policies(), may_set_quota)?;
+        let metadata = core.account_metadata(&headers)?;
+        let info = core.fetch_account(account).await?;
+        let domain = self.domain_told(account, &info);
+        if request.method == Method::PUT {
+            core.make_account(account, &info, (metadata, domain)).await
+        } else {
+            core.post_account(account, info, (metadata, domain)).await
+        }
+    }
+
+    /// What the account of a new container begins with, should it not be there.
+    pub(crate) async fn new_account_domain(
+        &self,
+        account: &AccountName,
+    ) -> Result<StampedMetadata, Fault> {
+        let info = self.core.account_info(account).await?;
+        Ok(self.domain_told(account, &info))
     }
 }
 
@@ -400,22 +422,27 @@ impl Core {
     async fn post_account(
         &self,
         account: &AccountName,
-        headers: &HeaderMap,
+        info: AccountInfo,
+        (mut metadata, domain): (StampedMetadata, StampedMetadata),
     ) -> Result<Response, Fault> {
-        let metadata = self.account_metadata(headers)?;
-        let mut sum = self.fetch_account(account).await?.metadata;
+        let mut sum = info.metadata;
         sum.merge(&metadata);
         sum.check(MetadataKind::Account)
             .map_err(|error| Fault::BadRequest(error.to_string()))?;
+        metadata.merge(&domain);
         self.put_account(account, metadata).await?;
         Ok(status_only(StatusCode::NO_CONTENT))
     }
 
-    async fn make_account(&self, account: &AccountName, request: &Head) -> Result<Response, Fault> {
-        let headers = account_headers(&request.headers, self.cluster.policies(), true)?;
-        let existed = self.fetch_account(account).await?.put_timestamp > Timestamp::ZERO;
-        self.put_account(account, self.account_metadata(&headers)?)
-            .await?;
+    async fn make_account(
+        &self,
+        account: &AccountName,
+        info: &AccountInfo,
+        (mut metadata, domain): (StampedMetadata, StampedMetadata),
+    ) -> Result<Response, Fault> {
+        let existed = info.put_timestamp > Timestamp::ZERO;
+        metadata.merge(&domain);
+        self.put_account(account, metadata).await?;
         Ok(status_only(if existed {
             StatusCode::ACCEPTED
         } else {
@@ -488,11 +515,15 @@ impl Core {
     }
 
     /// Makes the account unless it is known to be there.
-    pub(crate) async fn ensure_account(&self, account: &AccountName) -> Result<(), Fault> {
+    pub(crate) async fn ensure_account(
+        &self,
+        account: &AccountName,
+        metadata: StampedMetadata,
+    ) -> Result<(), Fault> {
         if self.account_info(account).await?.put_timestamp > Timestamp::ZERO {
             return Ok(());
         }
-        self.put_account(account, StampedMetadata::default()).await
+        self.put_account(account, metadata).await
     }
 }
 
@@ -527,6 +558,9 @@ fn account_response(info: &AccountInfo, rights: Rights, policies: &[Policy]) -> 
         if let Some(value) = info.metadata.get(&kept) {
             set_named(headers, &shown, value);
         }
+    }
+    if let Some(domain) = info.metadata.get(project_domain::KEPT) {
+        set(headers, name(project_domain::SHOWN), domain);
     }
     for (shown, kept) in KEPT {
         let is_shown = rights.is_owner || kept != ACCOUNT_ACL;

@@ -184,7 +184,8 @@ impl Asking {
             Method::PUT | Method::POST => {
                 let headers = self.container_headers(path, request, rights).await?;
                 if request.method == Method::PUT {
-                    core.put_container(path, &headers).await
+                    let domain = self.new_account_domain(&path.account).await?;
+                    core.put_container(path, &headers, domain).await
                 } else {
                     core.post_container(path, &headers).await
                 }
@@ -445,10 +446,11 @@ impl Core {
         &self,
         path: &ContainerPath,
         headers: &HeaderMap,
+        of_account: StampedMetadata,
     ) -> Result<Response, Fault> {
         let metadata = self.container_metadata(headers)?;
         let policy = self.asked_policy(headers)?;
-        self.ensure_account(&path.account).await?;
+        self.ensure_account(&path.account, of_account).await?;
         // What is there is looked at first: a deletion by a clock that is ahead must be older than this.
         if let Some(known) = self.fetch_container(path).await? {
             let mut sum = known.metadata;

@@ -147,13 +147,9 @@ impl Proxy {
         }
         self.core.filters.check_name(&request)?;
         match request.uri.path() {
-            "/healthcheck" => text_page(&request.method, "text/plain; charset=UTF-8", "OK"),
-            "/info" => {
-                let mut page = self.capabilities.clone();
-                self.core.sync.tell(&mut page);
-                let page = page.to_string();
-                text_page(&request.method, "application/json; charset=UTF-8", page)
-            }
+            // Whatever the method: who asks wants to know whether somebody answers.
+            "/healthcheck" => Ok(page("text/plain; charset=UTF-8", "OK")),
+            "/info" => self.info(&request),
             path if path == "/auth" || path.starts_with("/auth/") => {
                 relay::relay(&self.identity_address, &request).await
             }
@@ -166,6 +162,31 @@ impl Proxy {
             }
             _ => self.storage(request, body).await,
         }
+    }
+
+    /// What this service can do, to anybody; also to the script of a page from elsewhere.
+    fn info(&self, request: &Head) -> Result<Response, Fault> {
+        const ALLOWED: &str = "GET, HEAD, OPTIONS";
+        match request.method {
+            Method::GET | Method::HEAD => {}
+            Method::OPTIONS => {
+                let mut response = page("text/html; charset=UTF-8", "");
+                let allowed = HeaderValue::from_static(ALLOWED);
+                response.headers_mut().insert(header::ALLOW, allowed);
+                return Ok(response);
+            }
+            _ => return Err(Fault::MethodNotAllowed(ALLOWED)),
+        }
+        let mut document = self.capabilities.clone();
+        self.core.sync.tell(&mut document);
+        let mut response = page("application/json; charset=UTF-8", document.to_string());
+        if let Some(origin) = request.headers.get(header::ORIGIN) {
+            let headers = response.headers_mut();
+            headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
+            let shown = HeaderValue::from_static("x-trans-id");
+            headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, shown);
+        }
+        Ok(response)
     }
 
     /// A request of nobody yet.
@@ -353,21 +374,22 @@ fn parse(request: &Head) -> Result<Resource, Fault> {
 fn text_page(
     method: &Method,
     kind: &'static str,
-    page: impl Into<bytes::Bytes>,
+    text: impl Into<bytes::Bytes>,
 ) -> Result<Response, Fault> {
     if !matches!(*method, Method::GET | Method::HEAD) {
         return Err(Fault::MethodNotAllowed("GET, HEAD"));
     }
-    let page = page.into();
-    let length = page.len();
-    let mut response = Response::new(full(page));
+    Ok(page(kind, text))
+}
+
+fn page(kind: &'static str, text: impl Into<bytes::Bytes>) -> Response {
+    let text = text.into();
+    let length = text.len();
+    let mut response = Response::new(full(text));
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+    headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
     response
-        .headers_mut()
-        .insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
-    response
-        .headers_mut()
-        .insert(header::CONTENT_LENGTH, HeaderValue::from(length));
-    Ok(response)
 }
 
 impl Handler for Proxy {

@@ -172,7 +172,8 @@ impl Asking {
         if let Some(policy) = policy {
             keep(&mut headers, "x-storage-policy", &policy);
         }
-        match self.core.put_container(&hidden, &headers).await {
+        let domain = self.new_account_domain(&path.account).await?;
+        match self.core.put_container(&hidden, &headers, domain).await {
             // One that is left of a container that was deleted serves as well.
             Ok(_) | Err(Fault::Conflict(_)) => Ok(()),
             Err(fault) => Err(fault),
