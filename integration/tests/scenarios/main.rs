@@ -37,6 +37,7 @@ mod served;
 mod storm;
 mod target;
 mod tidy;
+mod tokens;
 mod uploads;
 mod writers;
 
@@ -84,6 +85,7 @@ fn main() -> ExitCode {
         network::SCENARIOS,
         disks::SCENARIOS,
         secrets::SCENARIOS,
+        tokens::SCENARIOS,
         ring::SCENARIOS,
     ]
     .concat();
