@@ -13,7 +13,7 @@ use crate::middleware::{filters, quota, rate_limit};
 use crate::policy_totals;
 use crate::project_domain;
 use crate::proxy::{Asking, Core};
-use crate::subrequest::text;
+use crate::subrequest::{parameter, text};
 use http::request::Parts as Head;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use onggi_common_service::http::{Response, empty, full};
@@ -21,7 +21,6 @@ use onggi_common_units::Timestamp;
 use onggi_object_client::{InfoAnswer, ListAnswer};
 use onggi_object_model::acl::AccountAcl;
 use onggi_object_model::limits::ACCOUNT_LISTING_MAX;
-use onggi_object_model::precondition::last_modified;
 use onggi_object_model::{
     AccountEntry, AccountInfo, AccountLine, AccountName, ContainerPath, Listing, ListingEntry,
     ListingFormat, ListingQuery, MetadataKind, Policy, Resource, StampedMetadata,
@@ -128,7 +127,7 @@ impl Asking {
                 let totals = core.policy_totals(account, &info).await?;
                 let mut response = account_response(&info, rights, core.cluster.policies());
                 policy_totals::tell(response.headers_mut(), core.cluster.policies(), &totals);
-                vary(response.headers_mut());
+                vary(request, response.headers_mut());
                 let format = listing_format(request)?;
                 set(
                     response.headers_mut(),
@@ -302,12 +301,10 @@ impl Core {
         let totals = self.policy_totals(account, &info).await?;
         let mut head = account_response(&info, rights, self.cluster.policies());
         policy_totals::tell(head.headers_mut(), self.cluster.policies(), &totals);
-        Ok(listing_response(
-            head,
-            &page,
-            format,
-            ("account", account.as_str()),
-        ))
+        let root = ("account", account.as_str());
+        let mut response = listing_response(head, &page, format, root);
+        vary(request, response.headers_mut());
+        Ok(response)
     }
 
     /// The bytes that versions of objects take, by the container whose objects they are, of those on a page.
@@ -541,14 +538,7 @@ fn account_response(info: &AccountInfo, rights: Rights, policies: &[Policy]) -> 
     put_total(headers, name("x-account-bytes-used"), info.bytes_used);
     // An account that was never written to has no time.
     if info.put_timestamp > Timestamp::ZERO {
-        let stamp = info.put_timestamp.normal();
-        set(headers, name("x-timestamp"), &stamp);
-        set(headers, name("x-put-timestamp"), &stamp);
-        set(
-            headers,
-            header::LAST_MODIFIED,
-            &last_modified(info.put_timestamp),
-        );
+        set(headers, name("x-timestamp"), &info.put_timestamp.normal());
     }
     headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
     put_stamped_metadata(headers, &info.metadata, |name| {
@@ -571,9 +561,11 @@ fn account_response(info: &AccountInfo, rights: Rights, policies: &[Policy]) -> 
     response
 }
 
-/// Says that the answer is another for who accepts another format.
-pub(crate) fn vary(headers: &mut HeaderMap) {
-    headers.insert(header::VARY, HeaderValue::from_static("Accept"));
+/// Says that the answer is another for who accepts another format, unless the URL says which.
+pub(crate) fn vary(request: &Head, headers: &mut HeaderMap) {
+    if parameter(request, "format").is_none() {
+        headers.insert(header::VARY, HeaderValue::from_static("Accept"));
+    }
 }
 
 /// A listing over the headers of what is listed: 204 when there is nothing to say as text.
@@ -584,7 +576,6 @@ pub(crate) fn listing_response<T: onggi_object_model::listing::Line>(
     root: (&str, &str),
 ) -> Response {
     let body = page.render(format, root);
-    vary(response.headers_mut());
     set(
         response.headers_mut(),
         header::CONTENT_TYPE,

@@ -125,6 +125,7 @@ impl Proxy {
         if self.core.sync.is_of_node(&request, self.clock.now()) {
             return self.asking().read_for_sync(&request).await;
         }
+        gate::join_repeated(&mut request.headers);
         gate::check(&request)?;
         let incoming = container_sync::take(&mut request.headers);
         if incoming.is_none() {
@@ -137,7 +138,7 @@ impl Proxy {
         if let Some(lookup) = &self.cname_lookup {
             lookup.apply(&mut request).await?;
         }
-        domain_remap::apply(&mut request, self.storage_domain.as_deref());
+        domain_remap::apply(&mut request, self.storage_domain.as_deref())?;
         let target_length = request
             .uri
             .path_and_query()
@@ -285,6 +286,13 @@ fn lookup(options: &Options, parts: &Parts) -> Result<Option<CnameLookup>, Rings
     Ok(Some(CnameLookup::new(config, domain, clock, entropy)))
 }
 
+/// Whether a path is a single word, perhaps with a slash after it.
+fn is_one_word(path: &str) -> bool {
+    let word = path.strip_prefix('/').unwrap_or(path);
+    let word = word.strip_suffix('/').unwrap_or(word);
+    !word.is_empty() && !word.contains('/')
+}
+
 /// One request: who asks, and what answers.
 #[derive(Clone)]
 pub(crate) struct Asking {
@@ -357,8 +365,12 @@ fn token(headers: &HeaderMap, names: &[&str]) -> Result<Option<String>, Fault> {
 fn parse(request: &Head) -> Result<Resource, Fault> {
     Resource::parse(request.uri.path()).map_err(|error| match error {
         PathError::Text => Fault::PreconditionFailed(error.to_string()),
-        PathError::Shape if !request.uri.path().trim_matches('/').contains('/') => {
+        // `/v1` and `/v1/` are nearly something.
+        PathError::Shape if is_one_word(request.uri.path()) => {
             Fault::PreconditionFailed(error.to_string())
+        }
+        PathError::Version if !request.uri.path().starts_with("//") => {
+            Fault::BadRequest(String::new())
         }
         PathError::Shape | PathError::Version => Fault::NotFound,
         // What cannot be made can still be asked for: it is not there.
@@ -366,6 +378,9 @@ fn parse(request: &Head) -> Result<Resource, Fault> {
             if matches!(request.method, Method::GET | Method::HEAD | Method::DELETE) =>
         {
             Fault::NotFound
+        }
+        PathError::Name(error) if request.uri.path().splitn(5, '/').nth(4).is_none() => {
+            Fault::BadContainerName(error.to_string())
         }
         PathError::Name(error) => Fault::BadRequest(error.to_string()),
     })
@@ -437,5 +452,44 @@ impl Handler for Proxy {
         set(response.headers_mut(), TRANS_ID, &trans_id);
         set(response.headers_mut(), REQUEST_ID, &trans_id);
         Some(response)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_that_name_nothing_are_refused_as_swift_refuses_them() {
+        let status = |path: &str| {
+            let request = http::Request::put(path).body(()).unwrap();
+            parse(&request.into_parts().0)
+                .unwrap_err()
+                .status()
+                .as_u16()
+        };
+        for (path, wanted) in [
+            ("/", 404),
+            ("//", 404),
+            ("/v1//", 404),
+            ("//v1/AUTH_a", 404),
+            ("/v1/AUTH_a//o", 404),
+            ("/v1", 412),
+            ("/v1/", 412),
+            ("/a", 412),
+            ("/v1/AUTH_a/c/%ff", 412),
+            ("/v2/AUTH_a", 400),
+            ("/foo/bar", 400),
+        ] {
+            assert_eq!(status(path), wanted, "{path}");
+        }
+        let long = |path: String| {
+            let request = http::Request::put(path).body(()).unwrap();
+            parse(&request.into_parts().0).unwrap_err()
+        };
+        let container = long(format!("/v1/a/{}", "c".repeat(257)));
+        assert!(matches!(container, Fault::BadContainerName(_)));
+        let object = long(format!("/v1/a/c/{}", "o".repeat(1_025)));
+        assert!(matches!(object, Fault::BadRequest(_)));
     }
 }

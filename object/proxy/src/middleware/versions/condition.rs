@@ -100,8 +100,7 @@ impl Asking {
         };
         if found.is_none() && stamp.is_some() {
             // The name leads to what readers do not find: it is taken all the same, and has no tag to compare with.
-            let words = crate::object::answer::PRECONDITION;
-            return Err(Fault::PreconditionFailed(words.to_owned()));
+            return Err(Fault::PreconditionFailed(String::new()));
         }
         let etag = found.as_ref().and_then(|found| {
             let headers = found.headers();
@@ -113,8 +112,7 @@ impl Asking {
         if condition.judge_write(etag) == Verdict::Proceed {
             Ok(Some(Expects(stamp)))
         } else {
-            let words = crate::object::answer::PRECONDITION;
-            Err(Fault::PreconditionFailed(words.to_owned()))
+            Err(Fault::PreconditionFailed(String::new()))
         }
     }
 }
