@@ -122,12 +122,18 @@ fn texts_of(xml: &str, wanted: &str) -> Vec<String> {
         if let Some(name) = tag.strip_prefix('/') {
             assert_eq!(open.pop(), Some(name), "{xml}");
         } else {
+            let (tag, is_empty) = match tag.strip_suffix(" /") {
+                Some(tag) => (tag, true),
+                None => (tag, false),
+            };
             let (name, attribute) = tag.split_once(' ').unwrap_or((tag, ""));
             let value = attribute.strip_prefix("name=\"");
             let value = value.map(|value| value.strip_suffix('"').expect("a quote"));
             assert!(attribute.is_empty() || value.is_some(), "{xml}");
             drop(value.map(unescaped));
-            open.push(name);
+            if !is_empty {
+                open.push(name);
+            }
         }
         let (text, behind) = behind.split_at(behind.find('<').unwrap_or(behind.len()));
         if open.last() == Some(&wanted) {

@@ -24,6 +24,9 @@ const PASSWORD_CHARS: usize = 24;
 const FILE_BYTES_MAX: u64 = 64 << 10;
 /// The state row that says a first start was completed.
 const DONE: &str = "bootstrap";
+/// The state row that says the first admin was given the role that reaches every object account. Programs before this one
+/// let every admin reach them.
+const RESELLER_DONE: &str = "bootstrap-reseller";
 
 /// The first start could not be completed. Starting again goes on where it stopped.
 #[derive(Debug, thiserror::Error)]
@@ -141,6 +144,12 @@ pub(crate) fn run(realm: &Realm, directory: &Path) -> Result<Bootstrap, Bootstra
         false => None,
     };
     follow_options(realm)?;
+    if realm.directory.get::<StateRow>(RESELLER_DONE)?.is_none() {
+        make_admin_reseller(realm)?;
+        realm.directory.create(&StateRow {
+            id: RESELLER_DONE.to_owned(),
+        })?;
+    }
     if !is_done {
         realm.directory.create(&StateRow {
             id: DONE.to_owned(),
@@ -250,6 +259,29 @@ fn person(
         &credentials.openrc(&realm.options),
     )?;
     Ok(Some(credentials))
+}
+
+/// Lets the first admin reach every object account, from its own project.
+fn make_admin_reseller(realm: &Realm) -> Result<(), DirectoryError> {
+    let directory = &realm.directory;
+    let user = directory.by_domain_and_name::<UserRow>(DEFAULT_DOMAIN, "admin")?;
+    let project = directory.by_domain_and_name::<ProjectRow>(DEFAULT_DOMAIN, "admin")?;
+    let role = |name| directory.by_name::<RoleRow>(name);
+    let (Some(user), Some(project), Some(admin), Some(reseller)) =
+        (user, project, role(ADMIN)?, role(RESELLER_ADMIN)?)
+    else {
+        return Ok(());
+    };
+    let grant = |role_id| GrantRow {
+        user_id: user.record.id.clone(),
+        target: Target::Project(project.record.id.clone()),
+        role_id,
+    };
+    // Who is no admin any more could reach no account either.
+    if directory.has_grant(&grant(admin.record.id))? {
+        directory.grant(&grant(reseller.record.id))?;
+    }
+    Ok(())
 }
 
 fn make_user(

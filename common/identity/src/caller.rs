@@ -43,9 +43,11 @@ pub struct Caller {
     /// What access lists may name this caller by.
     ///
     /// For a v1 user as tempauth makes them: `account`, `account:user`, the configured groups, and the account's full name
-    /// in place of `.admin`. For a Keystone user: `project`, `project:user`, `*:user`, `project:*` and `*:*` by ids, and
-    /// by names too where both are in the default domain.
+    /// in place of `.admin`. For a Keystone user: `project:user`, `*:user`, `project:*` and `*:*` by ids.
     pub groups: Vec<String>,
+    /// What lists of accounts in the default domain may name a Keystone user by as well: the same with names in the place
+    /// of ids. Only for a user and a project of the default domain, since elsewhere names are not unique.
+    pub names: Vec<String>,
     /// When the token was made.
     pub issued_at: UtcTime,
     /// When the token ends.
@@ -72,6 +74,7 @@ impl Caller {
             roles: claims.roles.clone(),
             account: None,
             groups: Vec::new(),
+            names: Vec::new(),
             issued_at: claims.issued_at,
             expires_at: claims.expires_at,
             audit_id: claims.audit_id,
@@ -85,7 +88,14 @@ impl Caller {
                 name,
                 domain_id,
             } => {
-                caller.groups = project_groups(claims, id, name, domain_id);
+                caller.groups = project_groups(&[id], &[&claims.user_id]);
+                if domain_id == DEFAULT_DOMAIN && claims.user_domain_id == DEFAULT_DOMAIN {
+                    let (projects, users) = (
+                        [id.as_str(), name],
+                        [claims.user_id.as_str(), &claims.user_name],
+                    );
+                    caller.names = project_groups(&projects, &users);
+                }
                 caller.account = Some(format!("{RESELLER_PREFIX}{id}"));
                 caller.project_id = Some(id.clone());
                 caller.project_name = Some(name.clone());
@@ -138,7 +148,8 @@ impl Caller {
         self.has_role(SERVICE)
     }
 
-    /// Whether the caller may do everything in every object account.
+    /// Whether the caller may do everything in every object account. The role `admin` alone is not enough, as in Swift: it
+    /// may be a project's own, and whoever has it can give itself the other.
     #[must_use]
     pub fn is_reseller_admin(&self) -> bool {
         let by_group = || {
@@ -146,7 +157,7 @@ impl Caller {
                 .iter()
                 .any(|group| group == GROUP_RESELLER_ADMIN)
         };
-        self.has_role(RESELLER_ADMIN) || self.is_admin() || (self.is_v1_user && by_group())
+        self.has_role(RESELLER_ADMIN) || (self.is_v1_user && by_group())
     }
 
     /// Whether the caller owns an object account: may read and change everything in it, access lists included.
@@ -158,6 +169,14 @@ impl Caller {
             self.is_member()
         };
         self.is_reseller_admin() || (is_owner && self.account.as_deref() == Some(account))
+    }
+
+    /// Whether an object account, or one that services keep, is that of the caller's own project.
+    #[must_use]
+    pub fn is_of_project(&self, account: &str) -> bool {
+        let own = self.project_id.as_deref();
+        let of = |prefix| account.strip_prefix(prefix);
+        own.is_some() && (of(RESELLER_PREFIX) == own || of(SERVICE_PREFIX) == own)
     }
 
     /// Whether the caller owns the account that services keep of its own account: only while a service vouches for it.
@@ -183,19 +202,12 @@ impl Caller {
     }
 }
 
-fn project_groups(claims: &Claims, id: &str, name: &str, domain_id: &str) -> Vec<String> {
-    let mut groups = vec![id.to_owned(), "*:*".to_owned()];
-    let mut forms = |project: &str, user: &str| {
-        groups.extend([
-            format!("{project}:{user}"),
-            format!("*:{user}"),
-            format!("{project}:*"),
-        ]);
-    };
-    forms(id, &claims.user_id);
-    // Outside the default domain a name is not unique, so it must not stand for anyone.
-    if domain_id == DEFAULT_DOMAIN && claims.user_domain_id == DEFAULT_DOMAIN {
-        forms(name, &claims.user_name);
+/// How lists name these users in these projects.
+fn project_groups(projects: &[&str], users: &[&str]) -> Vec<String> {
+    let mut groups = Vec::new();
+    for project in projects.iter().chain(&["*"]) {
+        let of = |user: &&str| format!("{project}:{user}");
+        groups.extend(users.iter().chain(&["*"]).map(of));
     }
     groups
 }
@@ -248,7 +260,10 @@ mod tests {
     #[test]
     fn rights_follow_the_role() {
         let admin = project(&["admin", "member", "reader"]);
-        assert!(admin.is_admin() && admin.owns_account("AUTH_p1") && admin.owns_account("AUTH_p2"));
+        assert!(admin.is_admin() && admin.owns_account("AUTH_p1"));
+        assert!(!admin.owns_account("AUTH_p2") && !admin.reads_account("AUTH_p2"));
+        let reseller = project(&["ResellerAdmin"]);
+        assert!(reseller.owns_account("AUTH_p2") && !reseller.is_admin());
         let member = project(&["member", "reader"]);
         assert!(!member.is_admin() && member.is_member() && member.is_reader());
         assert!(member.owns_account("AUTH_p1") && !member.reads_account("AUTH_p2"));
@@ -287,18 +302,33 @@ mod tests {
 
     #[test]
     fn names_stand_for_a_user_in_the_default_domain_only() {
-        assert!(
-            project(&["member"])
-                .groups
-                .contains(&"jars:demo".to_owned())
-        );
-        let scope = Scope::Project {
+        let here = project(&["member"]);
+        assert_eq!(here.groups, ["p1:u1", "p1:*", "*:u1", "*:*"]);
+        for name in ["jars:demo", "p1:demo", "jars:u1", "jars:*", "*:demo"] {
+            assert!(here.names.contains(&name.to_owned()), "{name}");
+            assert!(!here.groups.contains(&name.to_owned()), "{name}");
+        }
+        let scope = |domain_id: &str| Scope::Project {
             id: "p1".into(),
             name: "jars".into(),
-            domain_id: "other".into(),
+            domain_id: domain_id.into(),
         };
-        let elsewhere = Caller::from_claims(&claims(scope, &["member"]));
-        assert!(elsewhere.groups.contains(&"p1:u1".to_owned()));
-        assert!(!elsewhere.groups.contains(&"jars:demo".to_owned()));
+        let elsewhere = Caller::from_claims(&claims(scope("other"), &["member"]));
+        let stranger = Caller::from_claims(&Claims {
+            user_domain_id: "other".to_owned(),
+            ..claims(scope(DEFAULT_DOMAIN), &["member"])
+        });
+        for caller in [elsewhere, stranger] {
+            assert!(caller.groups.contains(&"p1:u1".to_owned()));
+            assert_eq!(caller.names, [""; 0]);
+        }
+    }
+
+    #[test]
+    fn a_project_has_an_account_and_one_that_services_keep() {
+        let caller = project(&["member"]);
+        assert!(caller.is_of_project("AUTH_p1") && caller.is_of_project("SERVICE_p1"));
+        assert!(!caller.is_of_project("AUTH_p2") && !caller.is_of_project("p1"));
+        assert!(!v1("tester", &[".admin"]).is_of_project("AUTH_test"));
     }
 }

@@ -24,7 +24,7 @@ mod v3;
 pub mod verifier;
 
 pub use bootstrap::{Bootstrap, BootstrapError, Credentials};
-pub use caller::Caller;
+pub use caller::{Caller, DEFAULT_DOMAIN};
 pub use feed::{FeedError, RevocationFeed};
 pub use identity::{BODY_BYTES_MAX, HASHES_MAX, Identity, OpenError};
 pub use keys::KeyRing;

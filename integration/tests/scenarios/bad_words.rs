@@ -412,7 +412,7 @@ const NO_MANIFESTS: [(&str, &str); 11] = [
     ("a key nobody knows", "[{\"path\":\"/c/s\",\"x\":1}]"),
     ("a path that leads out", "[{\"path\":\"/../etc/passwd\"}]"),
     ("a name of the system", "[{\"path\":\"/\\u0000c/s\"}]"),
-    ("nothing", "[]"),
+    ("nothing but bytes", "[{\"data\":\"YWJj\"}]"),
     ("half a document", "[{\"path\":\"/c/s\""),
 ];
 

@@ -38,6 +38,7 @@ mod served;
 mod storm;
 mod target;
 mod tidy;
+mod tokens;
 mod uploads;
 mod writers;
 
@@ -86,6 +87,7 @@ fn main() -> ExitCode {
         network::SCENARIOS,
         disks::SCENARIOS,
         secrets::SCENARIOS,
+        tokens::SCENARIOS,
         ring::SCENARIOS,
     ]
     .concat();

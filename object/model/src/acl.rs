@@ -42,8 +42,11 @@ pub enum AclError {
         text: String,
     },
     /// A referrer without a host.
-    #[error("No host/domain value after referrer designation in ACL")]
-    NoHost,
+    #[error("No host/domain value after referrer designation in ACL: '{text}'")]
+    NoHost {
+        /// The element.
+        text: String,
+    },
     /// An account's ACL that is none.
     #[error("X-Account-Access-Control invalid: {what}")]
     Account {
@@ -51,8 +54,11 @@ pub enum AclError {
         what: String,
     },
     /// A referrer in a write ACL.
-    #[error("Referrers not allowed in write ACL")]
-    ReferrerInWrite,
+    #[error("Referrers not allowed in write ACL: '{text}'")]
+    ReferrerInWrite {
+        /// The element.
+        text: String,
+    },
 }
 
 impl AccessControl {
@@ -71,7 +77,10 @@ impl AccessControl {
             .filter(|item| !item.is_empty())
         {
             if let Some(host) = referrer(item) {
-                acl.referrers.push(parse_referrer(host)?);
+                let entry = parse_referrer(host).ok_or_else(|| AclError::NoHost {
+                    text: item.to_owned(),
+                })?;
+                acl.referrers.push(entry);
             } else if item == ".rlistings" {
                 acl.listings = true;
             } else if item.starts_with('.') {
@@ -92,7 +101,11 @@ impl AccessControl {
     pub fn parse_write(text: &str) -> Result<Self, AclError> {
         let acl = Self::parse_read(text)?;
         if acl.listings || !acl.referrers.is_empty() {
-            return Err(AclError::ReferrerInWrite);
+            let is_of_referrers = |item: &&str| *item == ".rlistings" || referrer(item).is_some();
+            let mut items = text.split(',').map(str::trim);
+            return Err(AclError::ReferrerInWrite {
+                text: items.find(is_of_referrers).unwrap_or_default().to_owned(),
+            });
         }
         Ok(acl)
     }
@@ -103,6 +116,14 @@ impl AccessControl {
         self.callers
             .iter()
             .any(|entry| visitor.groups.contains(entry))
+    }
+
+    /// Whether the list names a role, in whatever case of letters.
+    #[must_use]
+    pub fn names_role(&self, role: &str) -> bool {
+        self.callers
+            .iter()
+            .any(|entry| entry.to_lowercase() == role.to_lowercase())
     }
 
     /// Whether a reader without a name in the list may read objects, by where the request comes from.
@@ -205,7 +226,8 @@ fn referrer(item: &str) -> Option<&str> {
     matches!(word.trim(), ".r" | ".ref" | ".referer" | ".referrer").then(|| host.trim())
 }
 
-fn parse_referrer(text: &str) -> Result<Referrer, AclError> {
+/// A referrer; `None` when it names no host.
+fn parse_referrer(text: &str) -> Option<Referrer> {
     let (allows, host) = match text.strip_prefix('-') {
         Some(rest) => (false, rest.trim()),
         None => (true, text),
@@ -216,9 +238,9 @@ fn parse_referrer(text: &str) -> Result<Referrer, AclError> {
         Some(_) | None => host,
     };
     if host.is_empty() || host == "." {
-        return Err(AclError::NoHost);
+        return None;
     }
-    Ok(Referrer {
+    Some(Referrer {
         allows,
         host: host.to_ascii_lowercase(),
     })
@@ -327,6 +349,7 @@ mod tests {
         assert!(!caller(&["test2", "test2:tester3"]));
         assert!(!caller(&["TEST"]), "names are compared as they are");
         assert!(!acl.admits_caller(&NOBODY));
+        assert!(acl.names_role("TEST") && !acl.names_role("test2"));
     }
 
     #[test]
@@ -354,10 +377,14 @@ mod tests {
             AccessControl::parse_read(".x:*"),
             Err(AclError::Designator { .. })
         ));
-        assert_eq!(AccessControl::parse_read(".r:"), Err(AclError::NoHost));
+        let said = |refused: Result<_, AclError>| refused.unwrap_err().to_string();
         assert_eq!(
-            AccessControl::parse_write(".r:*"),
-            Err(AclError::ReferrerInWrite)
+            said(AccessControl::parse_read("a, .r:")),
+            "No host/domain value after referrer designation in ACL: '.r:'"
+        );
+        assert_eq!(
+            said(AccessControl::parse_write("a, .r:*")),
+            "Referrers not allowed in write ACL: '.r:*'"
         );
         assert_eq!(
             AccessControl::parse_read(&"a".repeat(8193)),

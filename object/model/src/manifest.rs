@@ -16,7 +16,7 @@ const PROBLEMS_MAX: usize = SEGMENTS_MAX;
 pub enum Asked {
     /// Part of an object, or all of it.
     Object {
-        /// `container/object`, with a first slash.
+        /// `container/object` as it was written, with slashes before it or without.
         path: String,
         /// The tag it must have.
         etag: Option<String>,
@@ -74,8 +74,8 @@ pub enum ManifestError {
     /// No JSON, or not of this form.
     #[error("Manifest must be valid JSON.\n")]
     Malformed,
-    /// No list, or an empty one.
-    #[error("Manifest must be a list of segments.\n")]
+    /// No list.
+    #[error("Manifest must be a list.\n")]
     NoList,
     /// More segments than allowed.
     #[error("Number of segments must be <= {SEGMENTS_MAX}.\n")]
@@ -91,11 +91,9 @@ pub enum ManifestError {
 fn object(
     index: usize,
     fields: &serde_json::Map<String, serde_json::Value>,
+    is_last: bool,
 ) -> Result<Asked, String> {
-    let known = ["path", "etag", "size_bytes", "range"];
-    if let Some(extra) = fields.keys().find(|key| !known.contains(&key.as_str())) {
-        return Err(format!("Index {index}: extraneous keys \"{extra}\"\n"));
-    }
+    only(index, fields, &["path", "etag", "size_bytes", "range"])?;
     let Some(serde_json::Value::String(path)) = fields.get("path") else {
         return Err(format!("Index {index}: missing key \"path\"\n"));
     };
@@ -124,7 +122,8 @@ fn object(
         Some(serde_json::Value::String(text)) if text.parse::<u64>().is_ok() => text.parse().ok(),
         Some(_) => return Err(format!("Index {index}: invalid size_bytes\n")),
     };
-    if size == Some(0) {
+    // The last one is looked at all the same, which tells its length.
+    if size == Some(0) && !is_last {
         return Err(format!(
             "Index {index}: too small; each segment must be at least 1 byte.\n"
         ));
@@ -132,42 +131,60 @@ fn object(
     let range = match fields.get("range") {
         None | Some(serde_json::Value::Null) => None,
         Some(serde_json::Value::String(range)) => {
-            let is_one =
-                !range.contains(',') && RangeHeader::parse(&format!("bytes={range}")).is_some();
-            if !is_one {
+            if RangeHeader::parse(&format!("bytes={range}")).is_none() {
                 return Err(format!("Index {index}: invalid range\n"));
+            }
+            if range.contains(',') {
+                return Err(format!(
+                    "Index {index}: multiple ranges (only one allowed)\n"
+                ));
             }
             Some(range.clone())
         }
         Some(_) => return Err(format!("Index {index}: invalid range\n")),
     };
     Ok(Asked::Object {
-        path: format!("/{bare}"),
+        path: path.clone(),
         etag,
         size,
         range,
     })
 }
 
-fn asked(index: usize, value: &serde_json::Value) -> Result<Asked, String> {
+/// Refuses what a segment does not have.
+fn only(
+    index: usize,
+    fields: &serde_json::Map<String, serde_json::Value>,
+    known: &[&str],
+) -> Result<(), String> {
+    let extra = fields.keys().filter(|key| !known.contains(&key.as_str()));
+    let mut extra: Vec<String> = extra.map(|key| format!("{key:?}")).collect();
+    if extra.is_empty() {
+        return Ok(());
+    }
+    extra.sort_unstable();
+    let keys = extra.join(", ");
+    Err(format!("Index {index}: extraneous keys {keys}\n"))
+}
+
+fn asked(index: usize, value: &serde_json::Value, is_last: bool) -> Result<Asked, String> {
     let serde_json::Value::Object(fields) = value else {
         return Err(format!("Index {index}: not a JSON object\n"));
     };
     let Some(inline) = fields.get("data") else {
-        return object(index, fields);
+        return object(index, fields, is_last);
     };
-    if fields.len() > 1 {
-        return Err(format!("Index {index}: extraneous keys beside \"data\"\n"));
-    }
+    only(index, fields, &["data"])?;
     let text = inline.as_str().unwrap_or_default();
     match decode_base64(text) {
         Some(bytes) if !bytes.is_empty() => Ok(Asked::Inline {
             text: text.to_owned(),
             bytes,
         }),
-        Some(_) | None => Err(format!(
-            "Index {index}: data must be valid base64 of at least 1 byte\n"
+        Some(_) => Err(format!(
+            "Index {index}: too small; each segment must be at least 1 byte.\n"
         )),
+        None => Err(format!("Index {index}: data must be valid base64\n")),
     }
 }
 
@@ -186,21 +203,19 @@ pub fn parse_asked(bytes: &[u8]) -> Result<Vec<Asked>, ManifestError> {
     }
     let (mut segments, mut lines) = (Vec::with_capacity(items.len()), Vec::new());
     for (index, item) in items.iter().enumerate() {
-        match asked(index, item) {
+        match asked(index, item, index + 1 == items.len()) {
             Ok(segment) => segments.push(segment),
             Err(line) if lines.len() < PROBLEMS_MAX => lines.push(line),
             Err(_) => {}
         }
     }
+    let is_inline = |item: &serde_json::Value| item.get("data").is_some();
+    // A list of nothing is a large object of no bytes.
+    if !items.is_empty() && items.iter().all(is_inline) {
+        lines.push("Inline data segments require at least one object-backed segment.\n".to_owned());
+    }
     if !lines.is_empty() {
         return Err(ManifestError::Segments { lines });
-    }
-    let has_object = segments
-        .iter()
-        .any(|segment| matches!(segment, Asked::Object { .. }));
-    if !has_object {
-        let line = "Inline data segments require at least one object-backed segment.\n".to_owned();
-        return Err(ManifestError::Segments { lines: vec![line] });
     }
     Ok(segments)
 }
@@ -315,7 +330,7 @@ mod tests {
             br#"[{"path":"c/o","etag":null,"size_bytes":null,"range":"-5"},{"data":"QVBSRQ=="}]"#;
         let asked = parse_asked(good).unwrap();
         assert!(
-            matches!(&asked[0], Asked::Object { path, range: Some(range), .. } if path == "/c/o" && range == "-5")
+            matches!(&asked[0], Asked::Object { path, range: Some(range), .. } if path == "c/o" && range == "-5")
         );
         assert!(matches!(&asked[1], Asked::Inline { bytes, .. } if bytes == b"APRE"));
         for bad in [
@@ -325,11 +340,10 @@ mod tests {
             br#"[{"path":"c"}]"#,
             br#"[{"path":"c/o","teag":"x"}]"#,
             br#"[{"path":"c/o","size_bytes":-1}]"#,
-            br#"[{"path":"c/o","size_bytes":0}]"#,
+            br#"[{"path":"c/o","size_bytes":0},{"path":"c/o"}]"#,
             br#"[{"path":"\u0000versions/o"}]"#,
             br#"[{"data":"QVBSRQ=="}]"#,
             br#"[{"path":"c/o","range":"1-2,3-4"}]"#,
-            b"[]",
         ] {
             assert!(
                 parse_asked(bad).is_err(),
@@ -337,6 +351,14 @@ mod tests {
                 String::from_utf8_lossy(bad)
             );
         }
+        let said = |bytes: &[u8]| parse_asked(bytes).unwrap_err().to_string();
+        assert_eq!(
+            said(br#"[{"data":"YWJj","path":"c/o","a":1}]"#),
+            "Index 0: extraneous keys \"a\", \"path\"\nInline data segments require at least one object-backed segment.\n"
+        );
+        assert_eq!(parse_asked(b"[]"), Ok(Vec::new()));
+        let empty_last = br#"[{"path":"c/o"},{"path":"c/p","size_bytes":0}]"#;
+        assert!(parse_asked(empty_last).is_ok());
         let many = format!(
             "[{}]",
             vec![r#"{"path":"c/o"}"#; SEGMENTS_MAX + 1].join(",")

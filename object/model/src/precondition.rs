@@ -137,6 +137,12 @@ impl Precondition {
         self.if_none_match == Some(TagList::Any)
     }
 
+    /// Whether the demand is that something be there: `If-Match: *`.
+    #[must_use]
+    pub fn wants_any(&self) -> bool {
+        self.if_match == Some(TagList::Any)
+    }
+
     /// Whether `If-None-Match` names tags; on PUT, Swift knows only `*` there and answers 400.
     #[must_use]
     pub const fn has_none_match_tags(&self) -> bool {

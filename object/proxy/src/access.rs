@@ -2,12 +2,14 @@
 
 use crate::fault::Fault;
 use crate::middleware::temp_url::Scope;
+use crate::project_domain;
 use crate::proxy::Asking;
 use http::{HeaderMap, Method, header};
 use onggi_common_identity::Caller;
 use onggi_object_model::acl::{self, AccountAcl, AccountRight, AclError};
 use onggi_object_model::{
-    AccessControl, AccountInfo, ContainerInfo, Resource, StampedMetadata, StampedValue, Visitor,
+    AccessControl, AccountInfo, AccountName, ContainerInfo, Resource, StampedMetadata,
+    StampedValue, Visitor,
 };
 
 /// The header, and the metadata item, that holds a container's read ACL.
@@ -29,9 +31,37 @@ fn is_read(method: &Method) -> bool {
     matches!(*method, Method::GET | Method::HEAD) || method.as_str() == "COPY"
 }
 
-/// Whether an account itself is made or deleted: only who reaches every account may.
-fn manages_account(method: &Method, resource: &Resource) -> bool {
-    matches!(resource, Resource::Account(_)) && matches!(*method, Method::PUT | Method::DELETE)
+/// Whether an account itself is made or deleted: only who reaches every account may. A project may make its own account,
+/// as with Keystone's middleware.
+fn manages_account(method: &Method, resource: &Resource, caller: Option<&Caller>) -> bool {
+    let is_v1 = caller.is_none_or(|caller| caller.is_v1_user);
+    matches!(resource, Resource::Account(_))
+        && (*method == Method::DELETE || (*method == Method::PUT && is_v1))
+}
+
+/// What the lists of an account and its containers may name a caller by.
+#[derive(Debug, Default)]
+pub(crate) struct Named {
+    /// Groups, compared byte for byte.
+    groups: Vec<String>,
+    /// Roles the caller has where it is, which any case of letters names.
+    roles: Vec<String>,
+}
+
+impl Named {
+    fn new(caller: &Caller, account: &AccountName, info: &AccountInfo) -> Self {
+        let mut named = Self {
+            groups: caller.groups.clone(),
+            roles: Vec::new(),
+        };
+        if project_domain::allows_names(caller, account, info) {
+            named.groups.extend(caller.names.iter().cloned());
+        }
+        if caller.is_of_project(account.as_str()) {
+            named.roles.clone_from(&caller.roles);
+        }
+        named
+    }
 }
 
 impl Asking {
@@ -46,7 +76,7 @@ impl Asking {
             return by_scope(scope, resource);
         }
         let caller = self.caller.as_deref();
-        if manages_account(method, resource) {
+        if manages_account(method, resource, caller) {
             return match caller {
                 Some(caller) if caller.is_reseller_admin() => Ok(Rights { is_owner: true }),
                 Some(_) | None => Err(denied(caller, resource)),
@@ -64,9 +94,11 @@ impl Asking {
         if is_reserved {
             return Err(denied(caller, resource));
         }
+        let mut named = Named::default();
         if let Some(caller) = caller {
             let account = self.core.account_info(resource.account()).await?;
-            if let Some(rights) = by_account_acl(caller, method, resource, &account) {
+            named = Named::new(caller, resource.account(), &account);
+            if let Some(rights) = by_account_acl(&named, method, resource, &account) {
                 return Ok(rights);
             }
         }
@@ -75,7 +107,10 @@ impl Asking {
             Resource::Container(path) => self.core.container_info(path).await?,
             Resource::Object(path) => self.core.container_info(&path.container_path()).await?,
         };
-        by_acl(caller, method, resource, container.as_deref(), headers)
+        if by_acl(&named, method, resource, container.as_deref(), headers) {
+            return Ok(Rights { is_owner: false });
+        }
+        Err(denied(caller, resource))
     }
 }
 
@@ -103,13 +138,13 @@ pub(crate) fn by_caller(
 
 /// Decides by the account's ACL.
 fn by_account_acl(
-    caller: &Caller,
+    named: &Named,
     method: &Method,
     resource: &Resource,
     account: &AccountInfo,
 ) -> Option<Rights> {
     let acl = AccountAcl::parse(account.metadata.get(ACCOUNT_ACL)?).ok()?;
-    let right = acl.right_of(&caller.groups)?;
+    let right = acl.right_of(&named.groups)?;
     let is_account = matches!(resource, Resource::Account(_));
     let reads = matches!(*method, Method::GET | Method::HEAD);
     let allowed = match right {
@@ -121,19 +156,18 @@ fn by_account_acl(
 }
 
 /// Decides by a container's ACLs.
-pub(crate) fn by_acl(
-    caller: Option<&Caller>,
+fn by_acl(
+    named: &Named,
     method: &Method,
     resource: &Resource,
     container: Option<&ContainerInfo>,
     headers: &HeaderMap,
-) -> Result<Rights, Fault> {
-    let groups: &[String] = caller.map_or(&[], |caller| &caller.groups);
+) -> bool {
     let host = headers
         .get(header::REFERER)
         .and_then(|value| host(value.to_str().ok()?));
     let visitor = Visitor {
-        groups,
+        groups: &named.groups,
         referrer_host: host,
     };
     let text = |name| {
@@ -141,27 +175,25 @@ pub(crate) fn by_acl(
             .and_then(|info| info.metadata.get(name))
             .unwrap_or_default()
     };
-    let allowed = match resource {
+    let named_by = |acl: &AccessControl| {
+        acl.admits_caller(&visitor) || named.roles.iter().any(|role| acl.names_role(role))
+    };
+    match resource {
         Resource::Account(_) => false,
         Resource::Container(_) if !is_read(method) => false,
         Resource::Container(_) => {
             let acl = AccessControl::parse_read(text(READ_ACL)).unwrap_or_default();
-            acl.admits_caller(&visitor)
-                || (acl.lists_for_referrers() && acl.admits_referrer(&visitor))
+            named_by(&acl) || (acl.lists_for_referrers() && acl.admits_referrer(&visitor))
         }
         Resource::Object(_) if is_read(method) => {
             let acl = AccessControl::parse_read(text(READ_ACL)).unwrap_or_default();
-            acl.admits_caller(&visitor) || acl.admits_referrer(&visitor)
+            named_by(&acl) || acl.admits_referrer(&visitor)
         }
         Resource::Object(_) => {
             let acl = AccessControl::parse_write(text(WRITE_ACL)).unwrap_or_default();
-            acl.admits_caller(&visitor)
+            named_by(&acl)
         }
-    };
-    if allowed {
-        return Ok(Rights { is_owner: false });
     }
-    Err(denied(caller, resource))
 }
 
 /// 401 to who is not known, 403 to who is.
@@ -231,9 +263,15 @@ mod tests {
     #[test]
     fn strangers_are_told_apart_from_the_known() {
         let account = Resource::parse("/v1/AUTH_a").unwrap();
-        let fault = by_acl(None, &Method::GET, &account, None, &HeaderMap::new()).unwrap_err();
+        assert!(!by_acl(
+            &Named::default(),
+            &Method::GET,
+            &account,
+            None,
+            &HeaderMap::new()
+        ));
         assert_eq!(
-            fault,
+            denied(None, &account),
             Fault::Unauthorized {
                 realm: "AUTH_a".to_owned()
             }
@@ -250,7 +288,8 @@ mod tests {
         info.metadata.insert(READ_ACL, stamp);
         let decide = |method: Method, path: &str| {
             let resource = Resource::parse(path).unwrap();
-            by_acl(None, &method, &resource, Some(&info), &HeaderMap::new()).is_ok()
+            let headers = HeaderMap::new();
+            by_acl(&Named::default(), &method, &resource, Some(&info), &headers)
         };
         assert!(decide(Method::GET, "/v1/a/c/o"));
         assert!(!decide(Method::GET, "/v1/a/c"));

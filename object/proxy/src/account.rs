@@ -10,8 +10,9 @@ use crate::filling::Filling;
 use crate::middleware::versions::HIDDEN_PREFIX;
 use crate::middleware::{filters, quota, rate_limit};
 use crate::policy_totals;
+use crate::project_domain;
 use crate::proxy::{Asking, Core};
-use crate::subrequest::text;
+use crate::subrequest::{parameter, text};
 use http::request::Parts as Head;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use onggi_common_service::http::{Response, empty, full};
@@ -19,7 +20,6 @@ use onggi_common_units::Timestamp;
 use onggi_object_client::{InfoAnswer, ListAnswer};
 use onggi_object_model::acl::AccountAcl;
 use onggi_object_model::limits::ACCOUNT_LISTING_MAX;
-use onggi_object_model::precondition::last_modified;
 use onggi_object_model::{
     AccountEntry, AccountInfo, AccountLine, AccountName, ContainerPath, Listing, ListingEntry,
     ListingFormat, ListingQuery, MetadataKind, Policy, Resource, StampedMetadata,
@@ -131,16 +131,7 @@ impl Asking {
             .await?;
         let core = &self.core;
         match request.method {
-            Method::PUT => core.make_account(account, request).await,
-            Method::POST => {
-                let may_set_quota = self
-                    .caller
-                    .as_deref()
-                    .is_some_and(onggi_common_identity::Caller::is_reseller_admin);
-                let headers =
-                    account_headers(&request.headers, core.cluster.policies(), may_set_quota)?;
-                core.post_account(account, &headers).await
-            }
+            Method::PUT | Method::POST => self.write_account(account, request).await,
             // A query is a verb that went astray, and no reason to delete everything.
             Method::DELETE if request.uri.query().is_some_and(|query| !query.is_empty()) => Err(
                 Fault::BadRequest("an account is deleted without a query".to_owned()),
@@ -151,7 +142,7 @@ impl Asking {
                 let totals = core.policy_totals(account, &info).await?;
                 let mut response = account_response(&info, rights, core.cluster.policies());
                 policy_totals::tell(response.headers_mut(), core.cluster.policies(), &totals);
-                vary(response.headers_mut());
+                vary(request, response.headers_mut());
                 let format = listing_format(request)?;
                 set(
                     response.headers_mut(),
@@ -162,6 +153,36 @@ impl Asking {
             }
             _ => core.list_account(account, request, rights).await,
         }
+    }
+
+    async fn write_account(
+        &self,
+        account: &AccountName,
+        request: &Head,
+    ) -> Result<Response, Fault> {
+        let may_set_quota = self
+            .caller
+            .as_deref()
+            .is_some_and(onggi_common_identity::Caller::is_reseller_admin);
+        let core = &self.core;
+        let headers = account_headers(&request.headers, core.cluster.policies(), may_set_quota)?;
+        let metadata = core.account_metadata(&headers)?;
+        let info = core.fetch_account(account).await?;
+        let domain = self.domain_told(account, &info);
+        if request.method == Method::PUT {
+            core.make_account(account, &info, (metadata, domain)).await
+        } else {
+            core.post_account(account, info, (metadata, domain)).await
+        }
+    }
+
+    /// What the account of a new container begins with, should it not be there.
+    pub(crate) async fn new_account_domain(
+        &self,
+        account: &AccountName,
+    ) -> Result<StampedMetadata, Fault> {
+        let info = self.core.account_info(account).await?;
+        Ok(self.domain_told(account, &info))
     }
 }
 
@@ -295,12 +316,10 @@ impl Core {
         let totals = self.policy_totals(account, &info).await?;
         let mut head = account_response(&info, rights, self.cluster.policies());
         policy_totals::tell(head.headers_mut(), self.cluster.policies(), &totals);
-        Ok(listing_response(
-            head,
-            &page,
-            format,
-            ("account", account.as_str()),
-        ))
+        let root = ("account", account.as_str());
+        let mut response = listing_response(head, &page, format, root);
+        vary(request, response.headers_mut());
+        Ok(response)
     }
 
     /// The bytes that versions of objects take, by the container whose objects they are, of those on a page.
@@ -419,30 +438,33 @@ impl Core {
     async fn post_account(
         &self,
         account: &AccountName,
-        headers: &HeaderMap,
+        info: AccountInfo,
+        (mut metadata, domain): (StampedMetadata, StampedMetadata),
     ) -> Result<Response, Fault> {
-        let metadata = self.account_metadata(headers)?;
-        let known = self.fetch_account(account).await?;
-        if known.is_deleted() {
+        if info.is_deleted() {
             return Err(Fault::NotFound);
         }
-        let mut sum = known.metadata;
+        let mut sum = info.metadata;
         sum.merge(&metadata);
         sum.check(MetadataKind::Account)
             .map_err(|error| Fault::BadRequest(error.to_string()))?;
+        metadata.merge(&domain);
         self.put_account(account, metadata).await?;
         Ok(status_only(StatusCode::NO_CONTENT))
     }
 
-    async fn make_account(&self, account: &AccountName, request: &Head) -> Result<Response, Fault> {
-        let headers = account_headers(&request.headers, self.cluster.policies(), true)?;
-        let known = self.fetch_account(account).await?;
-        if known.is_deleted() {
+    async fn make_account(
+        &self,
+        account: &AccountName,
+        info: &AccountInfo,
+        (mut metadata, domain): (StampedMetadata, StampedMetadata),
+    ) -> Result<Response, Fault> {
+        if info.is_deleted() {
             return Err(Fault::RecentlyDeleted);
         }
-        let existed = known.put_timestamp > Timestamp::ZERO;
-        self.put_account(account, self.account_metadata(&headers)?)
-            .await?;
+        let existed = info.put_timestamp > Timestamp::ZERO;
+        metadata.merge(&domain);
+        self.put_account(account, metadata).await?;
         Ok(status_only(if existed {
             StatusCode::ACCEPTED
         } else {
@@ -481,7 +503,11 @@ impl Core {
     }
 
     /// Makes the account unless it is known to be there.
-    pub(crate) async fn ensure_account(&self, account: &AccountName) -> Result<(), Fault> {
+    pub(crate) async fn ensure_account(
+        &self,
+        account: &AccountName,
+        metadata: StampedMetadata,
+    ) -> Result<(), Fault> {
         let known = self.account_info(account).await?;
         if known.is_deleted() {
             // Swift's answer, when it cannot make the account that is missing.
@@ -490,7 +516,7 @@ impl Core {
         if known.put_timestamp > Timestamp::ZERO {
             return Ok(());
         }
-        self.put_account(account, StampedMetadata::default()).await
+        self.put_account(account, metadata).await
     }
 }
 
@@ -508,14 +534,7 @@ fn account_response(info: &AccountInfo, rights: Rights, policies: &[Policy]) -> 
     put_total(headers, name("x-account-bytes-used"), info.bytes_used);
     // An account that was never written to has no time.
     if info.put_timestamp > Timestamp::ZERO {
-        let stamp = info.put_timestamp.normal();
-        set(headers, name("x-timestamp"), &stamp);
-        set(headers, name("x-put-timestamp"), &stamp);
-        set(
-            headers,
-            header::LAST_MODIFIED,
-            &last_modified(info.put_timestamp),
-        );
+        set(headers, name("x-timestamp"), &info.put_timestamp.normal());
     }
     headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
     put_stamped_metadata(headers, &info.metadata, |name| {
@@ -526,6 +545,9 @@ fn account_response(info: &AccountInfo, rights: Rights, policies: &[Policy]) -> 
             set_named(headers, &shown, value);
         }
     }
+    if let Some(domain) = info.metadata.get(project_domain::KEPT) {
+        set(headers, name(project_domain::SHOWN), domain);
+    }
     for (shown, kept) in KEPT {
         let is_shown = rights.is_owner || kept != ACCOUNT_ACL;
         if let Some(value) = info.metadata.get(kept).filter(|_| is_shown) {
@@ -535,9 +557,11 @@ fn account_response(info: &AccountInfo, rights: Rights, policies: &[Policy]) -> 
     response
 }
 
-/// Says that the answer is another for who accepts another format.
-pub(crate) fn vary(headers: &mut HeaderMap) {
-    headers.insert(header::VARY, HeaderValue::from_static("Accept"));
+/// Says that the answer is another for who accepts another format, unless the URL says which.
+pub(crate) fn vary(request: &Head, headers: &mut HeaderMap) {
+    if parameter(request, "format").is_none() {
+        headers.insert(header::VARY, HeaderValue::from_static("Accept"));
+    }
 }
 
 /// A listing over the headers of what is listed: 204 when there is nothing to say as text.
@@ -548,7 +572,6 @@ pub(crate) fn listing_response<T: onggi_object_model::listing::Line>(
     root: (&str, &str),
 ) -> Response {
     let body = page.render(format, root);
-    vary(response.headers_mut());
     set(
         response.headers_mut(),
         header::CONTENT_TYPE,

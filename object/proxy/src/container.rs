@@ -10,7 +10,7 @@ use crate::proxy::{Asking, Core};
 use crate::subrequest::parameter;
 use http::request::Parts as Head;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
-use onggi_common_service::http::{Response, empty};
+use onggi_common_service::http::Response;
 use onggi_common_units::Timestamp;
 use onggi_object_client::{ContainerAnswer, InfoAnswer, ListAnswer};
 use onggi_object_model::limits::CONTAINER_LISTING_MAX;
@@ -133,8 +133,10 @@ fn changed(info: &ContainerInfo) -> Timestamp {
 pub(crate) fn listing_faults(error: ListingQueryError) -> Fault {
     match error {
         ListingQueryError::LimitTooLarge { .. } => Fault::PreconditionFailed(error.to_string()),
-        ListingQueryError::NotUtf8 { .. } => Fault::BadRequest(error.to_string()),
-        ListingQueryError::NotAcceptable => Fault::NotAcceptable(error.to_string()),
+        ListingQueryError::NotUtf8 { .. } | ListingQueryError::MalformedAccept => {
+            Fault::BadRequest(error.to_string())
+        }
+        ListingQueryError::NotAcceptable => Fault::NotAcceptable,
     }
 }
 
@@ -152,11 +154,7 @@ pub(crate) fn put_stamped_metadata(
     }
 }
 
-pub(crate) fn status_only(status: StatusCode) -> Response {
-    let mut response = Response::new(empty());
-    *response.status_mut() = status;
-    response
-}
+pub(crate) use crate::object::put::plain as status_only;
 
 /// Headers that only the account's owner sees and sets.
 pub(crate) const OWNER_HEADERS: [&str; 8] = [
@@ -189,7 +187,8 @@ impl Asking {
             Method::PUT | Method::POST => {
                 let headers = self.container_headers(path, request, rights).await?;
                 if request.method == Method::PUT {
-                    core.put_container(path, &headers).await
+                    let domain = self.new_account_domain(&path.account).await?;
+                    core.put_container(path, &headers, domain).await
                 } else {
                     core.post_container(path, &headers).await
                 }
@@ -202,7 +201,7 @@ impl Asking {
                 let mut response = core.container_response(&info, rights);
                 let kind = listing_format(request)?.content_type();
                 set(response.headers_mut(), header::CONTENT_TYPE, kind);
-                vary(response.headers_mut());
+                vary(request, response.headers_mut());
                 Ok(response)
             }
             _ if parameter(request, "versions").is_some() => {
@@ -227,7 +226,9 @@ impl Asking {
         let page = page.map(|entry| as_version_link(path, entry));
         let head = self.core.container_response(&info, rights);
         let root = ("container", path.container.as_str());
-        Ok(listing_response(head, &page, format, root))
+        let mut response = listing_response(head, &page, format, root);
+        vary(request, response.headers_mut());
+        Ok(response)
     }
 }
 
@@ -310,11 +311,6 @@ impl Core {
         put_total(headers, name("x-container-object-count"), info.object_count);
         put_total(headers, name("x-container-bytes-used"), info.bytes_used);
         set(headers, name("x-timestamp"), &info.put_timestamp.normal());
-        set(
-            headers,
-            name("x-put-timestamp"),
-            &info.put_timestamp.normal(),
-        );
         set(
             headers,
             header::LAST_MODIFIED,
@@ -445,8 +441,7 @@ impl Core {
             .policies()
             .iter()
             .find(|policy| policy.is_named(name));
-        let unknown =
-            || Fault::BadRequest("Invalid X-Storage-Policy: there is no such policy".to_owned());
+        let unknown = || Fault::BadRequest(format!("Invalid X-Storage-Policy '{name}'"));
         found.map(|policy| Some(policy.index)).ok_or_else(unknown)
     }
 
@@ -454,10 +449,11 @@ impl Core {
         &self,
         path: &ContainerPath,
         headers: &HeaderMap,
+        of_account: StampedMetadata,
     ) -> Result<Response, Fault> {
         let metadata = self.container_metadata(headers)?;
         let policy = self.asked_policy(headers)?;
-        self.ensure_account(&path.account).await?;
+        self.ensure_account(&path.account, of_account).await?;
         // What is there is looked at first: a deletion by a clock that is ahead must be older than this.
         if let Some(known) = self.fetch_container(path).await? {
             let mut sum = known.metadata;
@@ -469,9 +465,8 @@ impl Core {
         match written.outcome {
             Outcome::Stored { existed: false, .. } => Ok(status_only(StatusCode::CREATED)),
             Outcome::Stored { existed: true, .. } => Ok(status_only(StatusCode::ACCEPTED)),
-            Outcome::Failed(Failure::Conflict) => Err(Fault::Conflict(
-                "the container is there with another storage policy".to_owned(),
-            )),
+            // It is there with another storage policy.
+            Outcome::Failed(Failure::Conflict) => Err(Fault::Conflict(String::new())),
             Outcome::Failed(_) => Err(Fault::Unavailable),
         }
     }

@@ -8,9 +8,12 @@ use onggi_object_model::path::encode_rest;
 /// Why a request is not answered as it wished.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Fault {
-    /// 400, with what is wrong.
+    /// 400, with what is wrong; Swift's page when nothing is said.
     #[error("{0}")]
     BadRequest(String),
+    /// 400, with what is wrong with the name of a container or an account, which Swift says on a page of HTML.
+    #[error("{0}")]
+    BadContainerName(String),
     /// 401: who asks is not known.
     #[error("no valid token")]
     Unauthorized {
@@ -45,8 +48,8 @@ pub(crate) enum Fault {
     #[error("method not allowed")]
     MethodNotAllowed(&'static str),
     /// 406.
-    #[error("{0}")]
-    NotAcceptable(String),
+    #[error("none of the formats is accepted")]
+    NotAcceptable,
     /// 408.
     #[error("the body came too slowly")]
     RequestTimeout,
@@ -54,7 +57,7 @@ pub(crate) enum Fault {
     #[error("{0}")]
     Conflict(String),
     /// 411.
-    #[error("missing Content-Length header")]
+    #[error("Missing Content-Length header.")]
     LengthRequired,
     /// 412, with what is wrong.
     #[error("{0}")]
@@ -97,7 +100,7 @@ impl Fault {
     /// The status.
     pub(crate) fn status(&self) -> StatusCode {
         match self {
-            Self::BadRequest(_) => StatusCode::BAD_REQUEST,
+            Self::BadRequest(_) | Self::BadContainerName(_) => StatusCode::BAD_REQUEST,
             Self::Unauthorized { .. }
             | Self::InvalidTempUrl { .. }
             | Self::InvalidSyncAuth { .. } => StatusCode::UNAUTHORIZED,
@@ -105,7 +108,7 @@ impl Fault {
             Self::NotFound => StatusCode::NOT_FOUND,
             Self::Gone => StatusCode::GONE,
             Self::MethodNotAllowed(_) => StatusCode::METHOD_NOT_ALLOWED,
-            Self::NotAcceptable(_) => StatusCode::NOT_ACCEPTABLE,
+            Self::NotAcceptable => StatusCode::NOT_ACCEPTABLE,
             Self::RequestTimeout => StatusCode::REQUEST_TIMEOUT,
             Self::Conflict(_) => StatusCode::CONFLICT,
             Self::LengthRequired => StatusCode::LENGTH_REQUIRED,
@@ -139,7 +142,18 @@ impl Fault {
                 "Request Timeout",
                 "The server has waited too long for the request to be sent by the client.",
             ),
-            Self::LengthRequired => ("Length Required", "Content-Length header required."),
+            Self::NotAcceptable => (
+                "Not Acceptable",
+                "The resource is not available in a format acceptable to your browser.",
+            ),
+            Self::BadRequest(text) if text.is_empty() => (
+                "Bad Request",
+                "The server could not comply with the request since it is either malformed or otherwise incorrect.",
+            ),
+            Self::PreconditionFailed(text) if text.is_empty() => (
+                "Precondition Failed",
+                "A precondition for this request was not met.",
+            ),
             Self::TooLarge => (
                 "Request Entity Too Large",
                 "The body of your request was too large for this server.",
@@ -165,9 +179,10 @@ impl Fault {
                 "There was a conflict when trying to complete your request.",
             ),
             Self::BadRequest(_)
-            | Self::NotAcceptable(_)
             | Self::RecentlyDeleted
+            | Self::BadContainerName(_)
             | Self::Conflict(_)
+            | Self::LengthRequired
             | Self::PreconditionFailed(_)
             | Self::OverQuota
             | Self::InvalidTempUrl { .. }
@@ -186,7 +201,7 @@ impl Fault {
         *response.body_mut() = body;
     }
 
-    /// The answer. A HEAD has no body, but says how long it would be.
+    /// The answer; a HEAD's has no body.
     pub(crate) fn response(&self, is_head: bool) -> Response {
         let (text, kind) = match self.page() {
             Some((title, sentence)) => (
@@ -197,7 +212,10 @@ impl Fault {
                 let text = self.to_string();
                 // Swift's pages are HTML; a text with a client's own words in it must not become one.
                 let is_plain = text.contains(['<', '>', '&', '"', '\''])
-                    || matches!(self, Self::InvalidSyncAuth { .. });
+                    || matches!(
+                        self,
+                        Self::InvalidSyncAuth { .. } | Self::BadRequest(_) | Self::LengthRequired
+                    );
                 let kind = if is_plain {
                     "text/plain; charset=UTF-8"
                 } else {
@@ -206,11 +224,12 @@ impl Fault {
                 (text, kind)
             }
         };
-        let mut response = Response::new(if is_head { empty() } else { full(text.clone()) });
+        let shown = if is_head { 0 } else { text.len() };
+        let mut response = Response::new(if is_head { empty() } else { full(text) });
         *response.status_mut() = self.status();
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
-        headers.insert(header::CONTENT_LENGTH, HeaderValue::from(text.len()));
+        headers.insert(header::CONTENT_LENGTH, HeaderValue::from(shown));
         match self {
             Self::Unauthorized { realm } | Self::InvalidTempUrl { realm } => {
                 let realm = encode_rest(realm);
@@ -237,11 +256,12 @@ impl Fault {
                 headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
             }
             Self::BadRequest(_)
+            | Self::BadContainerName(_)
             | Self::Forbidden
             | Self::RecentlyDeleted
             | Self::NotFound
             | Self::Gone
-            | Self::NotAcceptable(_)
+            | Self::NotAcceptable
             | Self::Conflict(_)
             | Self::LengthRequired
             | Self::PreconditionFailed(_)

@@ -79,6 +79,34 @@ pub(crate) fn check_put(request: &Head) -> Result<(), Fault> {
     Ok(())
 }
 
+/// Headers that say how the message is put together: they are not lists.
+const FRAMING: [HeaderName; 4] = [
+    header::HOST,
+    header::CONTENT_TYPE,
+    header::CONTENT_LENGTH,
+    header::TRANSFER_ENCODING,
+];
+
+/// Makes one header of those that have a name in common, a list with commas (RFC 9110 §5.3): each is read as one text.
+pub(crate) fn join_repeated(headers: &mut HeaderMap) {
+    let repeated: Vec<HeaderName> = headers
+        .keys()
+        .filter(|name| !FRAMING.contains(name) && headers.get_all(*name).iter().nth(1).is_some())
+        .cloned()
+        .collect();
+    for name in repeated {
+        let values: Vec<&[u8]> = headers
+            .get_all(&name)
+            .iter()
+            .map(http::HeaderValue::as_bytes)
+            .collect();
+        // Texts of headers with commas between are the text of a header.
+        if let Ok(value) = http::HeaderValue::from_bytes(&values.join(&b',')) {
+            headers.insert(name, value);
+        }
+    }
+}
+
 /// Takes away what a client has no right to say.
 pub(crate) fn inbound(headers: &mut HeaderMap) {
     strip(headers, |name| {
@@ -116,6 +144,25 @@ mod tests {
         ] {
             assert!(matches!(refused, Err(Fault::BadRequest(_))), "{refused:?}");
         }
+    }
+
+    #[test]
+    fn headers_of_one_name_are_one_list() {
+        let mut headers = HeaderMap::new();
+        for (name, value) in [
+            ("x-object-meta-a", "one"),
+            ("x-object-meta-b", "b"),
+            ("x-object-meta-a", "two"),
+            ("content-type", "a/b"),
+            ("content-type", "c/d"),
+        ] {
+            headers.append(name, HeaderValue::from_static(value));
+        }
+        join_repeated(&mut headers);
+        assert_eq!(headers["x-object-meta-a"], "one,two");
+        assert_eq!(headers["x-object-meta-b"], "b");
+        assert_eq!(headers["content-type"], "a/b");
+        assert_eq!(headers.len(), 4);
     }
 
     #[test]

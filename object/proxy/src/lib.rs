@@ -22,6 +22,7 @@ mod middleware;
 mod object;
 pub mod options;
 mod policy_totals;
+mod project_domain;
 mod proxy;
 mod relay;
 mod rings;

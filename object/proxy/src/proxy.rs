@@ -125,6 +125,7 @@ impl Proxy {
         if self.core.sync.is_of_node(&request, self.clock.now()) {
             return self.asking().read_for_sync(&request).await;
         }
+        gate::join_repeated(&mut request.headers);
         gate::check(&request)?;
         let incoming = container_sync::take(&mut request.headers);
         if incoming.is_none() {
@@ -137,7 +138,7 @@ impl Proxy {
         if let Some(lookup) = &self.cname_lookup {
             lookup.apply(&mut request).await?;
         }
-        domain_remap::apply(&mut request, self.storage_domain.as_deref());
+        domain_remap::apply(&mut request, self.storage_domain.as_deref())?;
         let target_length = request
             .uri
             .path_and_query()
@@ -147,13 +148,9 @@ impl Proxy {
         }
         self.core.filters.check_name(&request)?;
         match request.uri.path() {
-            "/healthcheck" => text_page(&request.method, "text/plain; charset=UTF-8", "OK"),
-            "/info" => {
-                let mut page = self.capabilities.clone();
-                self.core.sync.tell(&mut page);
-                let page = page.to_string();
-                text_page(&request.method, "application/json; charset=UTF-8", page)
-            }
+            // Whatever the method: who asks wants to know whether somebody answers.
+            "/healthcheck" => Ok(page("text/plain; charset=UTF-8", "OK")),
+            "/info" => self.info(&request),
             path if path == "/auth" || path.starts_with("/auth/") => {
                 relay::relay(&self.identity_address, &request).await
             }
@@ -166,6 +163,31 @@ impl Proxy {
             }
             _ => self.storage(request, body).await,
         }
+    }
+
+    /// What this service can do, to anybody; also to the script of a page from elsewhere.
+    fn info(&self, request: &Head) -> Result<Response, Fault> {
+        const ALLOWED: &str = "GET, HEAD, OPTIONS";
+        match request.method {
+            Method::GET | Method::HEAD => {}
+            Method::OPTIONS => {
+                let mut response = page("text/html; charset=UTF-8", "");
+                let allowed = HeaderValue::from_static(ALLOWED);
+                response.headers_mut().insert(header::ALLOW, allowed);
+                return Ok(response);
+            }
+            _ => return Err(Fault::MethodNotAllowed(ALLOWED)),
+        }
+        let mut document = self.capabilities.clone();
+        self.core.sync.tell(&mut document);
+        let mut response = page("application/json; charset=UTF-8", document.to_string());
+        if let Some(origin) = request.headers.get(header::ORIGIN) {
+            let headers = response.headers_mut();
+            headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
+            let shown = HeaderValue::from_static("x-trans-id");
+            headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, shown);
+        }
+        Ok(response)
     }
 
     /// A request of nobody yet.
@@ -264,6 +286,13 @@ fn lookup(options: &Options, parts: &Parts) -> Result<Option<CnameLookup>, Rings
     Ok(Some(CnameLookup::new(config, domain, clock, entropy)))
 }
 
+/// Whether a path is a single word, perhaps with a slash after it.
+fn is_one_word(path: &str) -> bool {
+    let word = path.strip_prefix('/').unwrap_or(path);
+    let word = word.strip_suffix('/').unwrap_or(word);
+    !word.is_empty() && !word.contains('/')
+}
+
 /// One request: who asks, and what answers.
 #[derive(Clone)]
 pub(crate) struct Asking {
@@ -336,8 +365,12 @@ fn token(headers: &HeaderMap, names: &[&str]) -> Result<Option<String>, Fault> {
 fn parse(request: &Head) -> Result<Resource, Fault> {
     Resource::parse(request.uri.path()).map_err(|error| match error {
         PathError::Text => Fault::PreconditionFailed(error.to_string()),
-        PathError::Shape if !request.uri.path().trim_matches('/').contains('/') => {
+        // `/v1` and `/v1/` are nearly something.
+        PathError::Shape if is_one_word(request.uri.path()) => {
             Fault::PreconditionFailed(error.to_string())
+        }
+        PathError::Version if !request.uri.path().starts_with("//") => {
+            Fault::BadRequest(String::new())
         }
         PathError::Shape | PathError::Version => Fault::NotFound,
         // What cannot be made can still be asked for: it is not there.
@@ -346,6 +379,9 @@ fn parse(request: &Head) -> Result<Resource, Fault> {
         {
             Fault::NotFound
         }
+        PathError::Name(error) if request.uri.path().splitn(5, '/').nth(4).is_none() => {
+            Fault::BadContainerName(error.to_string())
+        }
         PathError::Name(error) => Fault::BadRequest(error.to_string()),
     })
 }
@@ -353,21 +389,22 @@ fn parse(request: &Head) -> Result<Resource, Fault> {
 fn text_page(
     method: &Method,
     kind: &'static str,
-    page: impl Into<bytes::Bytes>,
+    text: impl Into<bytes::Bytes>,
 ) -> Result<Response, Fault> {
     if !matches!(*method, Method::GET | Method::HEAD) {
         return Err(Fault::MethodNotAllowed("GET, HEAD"));
     }
-    let page = page.into();
-    let length = page.len();
-    let mut response = Response::new(full(page));
+    Ok(page(kind, text))
+}
+
+fn page(kind: &'static str, text: impl Into<bytes::Bytes>) -> Response {
+    let text = text.into();
+    let length = text.len();
+    let mut response = Response::new(full(text));
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+    headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
     response
-        .headers_mut()
-        .insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
-    response
-        .headers_mut()
-        .insert(header::CONTENT_LENGTH, HeaderValue::from(length));
-    Ok(response)
 }
 
 impl Handler for Proxy {
@@ -415,5 +452,44 @@ impl Handler for Proxy {
         set(response.headers_mut(), TRANS_ID, &trans_id);
         set(response.headers_mut(), REQUEST_ID, &trans_id);
         Some(response)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_that_name_nothing_are_refused_as_swift_refuses_them() {
+        let status = |path: &str| {
+            let request = http::Request::put(path).body(()).unwrap();
+            parse(&request.into_parts().0)
+                .unwrap_err()
+                .status()
+                .as_u16()
+        };
+        for (path, wanted) in [
+            ("/", 404),
+            ("//", 404),
+            ("/v1//", 404),
+            ("//v1/AUTH_a", 404),
+            ("/v1/AUTH_a//o", 404),
+            ("/v1", 412),
+            ("/v1/", 412),
+            ("/a", 412),
+            ("/v1/AUTH_a/c/%ff", 412),
+            ("/v2/AUTH_a", 400),
+            ("/foo/bar", 400),
+        ] {
+            assert_eq!(status(path), wanted, "{path}");
+        }
+        let long = |path: String| {
+            let request = http::Request::put(path).body(()).unwrap();
+            parse(&request.into_parts().0).unwrap_err()
+        };
+        let container = long(format!("/v1/a/{}", "c".repeat(257)));
+        assert!(matches!(container, Fault::BadContainerName(_)));
+        let object = long(format!("/v1/a/c/{}", "o".repeat(1_025)));
+        assert!(matches!(object, Fault::BadRequest(_)));
     }
 }

@@ -4,7 +4,7 @@ use super::{Bench, TestClock, options};
 use crate::{Identity, KeyRing, OpenError, Options};
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use core::time::Duration;
-use onggi_common_host::{Clock, SystemEntropy};
+use onggi_common_host::{Clock, Entropy as _, SystemEntropy};
 use onggi_common_meta::control::{
     At, Embedded, LeaseError, LeaseId, Outcome, Page, ReadError, Revision, Row, Store, Transaction,
     TxnError, TxnId, Watch,
@@ -80,6 +80,37 @@ async fn what_an_operator_changed_stays_changed() {
     let bench = bench.restart(options());
     assert!(bench.bootstrap.demo.is_none());
     bench.log_in("demo", "chosen", "demo").await;
+}
+
+#[tokio::test]
+async fn the_first_admin_reaches_every_account_until_it_is_told_not_to() {
+    let bench = Bench::new();
+    let reaches = async |bench: &Bench| {
+        let admin = bench.admin().await;
+        let caller = bench.identity.verifier().verify(&admin).unwrap();
+        caller.owns_account("AUTH_any")
+    };
+    assert!(reaches(&bench).await);
+    // A store from before the role was given to anybody.
+    let admin = bench.admin().await;
+    let id =
+        |found: serde_json::Value, kind: &str| found[kind][0]["id"].as_str().unwrap().to_owned();
+    let user = id(
+        bench.get(&admin, "/v3/users?name=admin").await.json(),
+        "users",
+    );
+    let found = bench.get(&admin, "/v3/projects?name=admin").await.json();
+    let project = id(found, "projects");
+    let role = bench.role_id(&admin, "ResellerAdmin").await;
+    let grant = format!("/v3/projects/{project}/users/{user}/roles/{role}");
+    assert_eq!(bench.delete(&admin, &grant).await.status, 204);
+    let bench = bench.restart(options());
+    assert!(!reaches(&bench).await, "what was taken stays taken");
+    let given = Transaction::new(TxnId(SystemEntropy.uuid()));
+    let given = given.delete(TableName::new("identity_state"), "bootstrap-reseller");
+    bench.store.commit(&given).unwrap();
+    let bench = bench.restart(options());
+    assert!(reaches(&bench).await);
 }
 
 #[tokio::test]
@@ -261,7 +292,7 @@ async fn a_first_start_that_broke_off_anywhere_is_completed_by_the_next() {
                 count("role_assignments").await,
             ),
         );
-        assert_eq!(counts, ((2, 3, 6), (4, 12, 3)), "after {commits} commits");
+        assert_eq!(counts, ((2, 3, 6), (4, 12, 4)), "after {commits} commits");
         if is_complete {
             break;
         }

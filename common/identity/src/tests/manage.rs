@@ -514,3 +514,68 @@ async fn doubtful_paths_are_refused() {
         assert_eq!(got.status.as_u16(), status, "{path}");
     }
 }
+
+#[tokio::test]
+async fn a_domain_keeps_its_names_to_itself_and_goes_with_all_that_is_in_it() {
+    let bench = Bench::new();
+    let admin = bench.admin().await;
+    let made = bench
+        .post(&admin, "/v3/domains", &json!({"domain": {"name": "other"}}))
+        .await;
+    assert_eq!(made.status, 201);
+    let domain = made.json()["domain"]["id"].as_str().unwrap().to_owned();
+    let again = json!({"domain": {"name": "other"}});
+    assert_eq!(bench.post(&admin, "/v3/domains", &again).await.status, 409);
+    // A user and a project of names that the default domain has, too.
+    let user = json!({"user": {"name": "demo", "domain_id": domain, "password": "pw"}});
+    let user = bench.post(&admin, "/v3/users", &user).await.json();
+    let project = json!({"project": {"name": "demo", "domain_id": domain}});
+    let project = bench.post(&admin, "/v3/projects", &project).await.json();
+    let (user, project) = (&user["user"]["id"], &project["project"]["id"]);
+    let (user, project) = (user.as_str().unwrap(), project.as_str().unwrap());
+    let role = bench.role_id(&admin, "member").await;
+    let grant = format!("/v3/projects/{project}/users/{user}/roles/{role}");
+    assert_eq!(bench.put(&admin, &grant).await.status, 204);
+    let login = json!({"auth": {
+        "identity": {"methods": ["password"], "password": {"user": {
+            "name": "demo", "domain": {"name": "other"}, "password": "pw",
+        }}},
+        "scope": {"project": {"name": "demo", "domain": {"name": "other"}}},
+    }});
+    let got = bench.post("", "/v3/auth/tokens", &login).await;
+    assert_eq!(got.status, 201);
+    assert_eq!(got.json()["token"]["project"]["id"], project);
+    assert_eq!(got.json()["token"]["user"]["domain"]["name"], "other");
+    let token = got.header("x-subject-token").to_owned();
+    assert!(bench.serves(&token).await);
+    // Only what is disabled can be deleted, and the default domain is neither.
+    let path = format!("/v3/domains/{domain}");
+    assert_eq!(bench.delete(&admin, &path).await.status, 403);
+    let off = json!({"domain": {"enabled": false}});
+    let default = "/v3/domains/default";
+    assert_eq!(bench.patch(&admin, default, &off).await.status, 403);
+    assert_eq!(bench.delete(&admin, default).await.status, 403);
+    assert_eq!(bench.patch(&admin, &path, &off).await.status, 200);
+    assert!(!bench.serves(&token).await);
+    let refused = bench.post("", "/v3/auth/tokens", &login).await;
+    assert_eq!(refused.status, 401);
+    let demo = bench.demo().await;
+    assert!(bench.serves(&demo).await, "the default domain's demo");
+    for (method, at) in [("POST", "/v3/domains"), ("DELETE", path.as_str())] {
+        let got = if method == "POST" {
+            bench.post(&demo, at, &again).await
+        } else {
+            bench.delete(&demo, at).await
+        };
+        assert_eq!(got.status, 403, "{method}");
+    }
+    assert_eq!(bench.delete(&admin, &path).await.status, 204);
+    for gone in [
+        path,
+        format!("/v3/users/{user}"),
+        format!("/v3/projects/{project}"),
+    ] {
+        assert_eq!(bench.get(&admin, &gone).await.status, 404, "{gone}");
+    }
+    assert_eq!(bench.post(&admin, "/v3/domains", &again).await.status, 201);
+}

@@ -47,7 +47,10 @@ async fn a_login_gives_the_body_keystone_gives() {
         .map(|role| role["name"].as_str().unwrap())
         .collect();
     roles.sort_unstable();
-    assert_eq!(roles, ["admin", "manager", "member", "reader"]);
+    assert_eq!(
+        roles,
+        ["ResellerAdmin", "admin", "manager", "member", "reader"]
+    );
     let project = token["project"]["id"].as_str().unwrap();
     let swift = token["catalog"]
         .as_array()

@@ -14,6 +14,8 @@ pub enum ListingFormat {
     Json,
     /// An XML document.
     Xml,
+    /// The same, for who asked for `text/xml`.
+    TextXml,
 }
 
 /// What a listing request asks for.
@@ -56,6 +58,9 @@ pub enum ListingQueryError {
     /// No format the client accepts can be made: 406.
     #[error("The listing can be text/plain, application/json or application/xml")]
     NotAcceptable,
+    /// What the client accepts is no list of media types: 400.
+    #[error("Invalid Accept header")]
+    MalformedAccept,
 }
 
 /// What a walk does with the name it came to.
@@ -100,13 +105,14 @@ impl ListingFormat {
             Self::Plain => "text/plain; charset=utf-8",
             Self::Json => "application/json; charset=utf-8",
             Self::Xml => "application/xml; charset=utf-8",
+            Self::TextXml => "text/xml; charset=utf-8",
         }
     }
 
     /// The format a request asks for: by `format=`, else by its `Accept` header.
     ///
     /// # Errors
-    /// When the header accepts none of the three.
+    /// When the header accepts none of them, or is malformed.
     pub fn negotiate(query: &str, accept: Option<&str>) -> Result<Self, ListingQueryError> {
         let asked = pairs(query).find(|(name, _)| name == "format");
         if let Some((_, Ok(format))) = asked {
@@ -119,6 +125,14 @@ impl ListingFormat {
         let Some(accept) = accept.filter(|accept| !accept.trim().is_empty()) else {
             return Ok(Self::Plain);
         };
+        let is_type = |item: &str| {
+            let kind = item.split(';').next().unwrap_or_default().trim();
+            kind.split_once('/')
+                .is_some_and(|(kind, of)| !kind.is_empty() && !of.is_empty())
+        };
+        if !accept.split(',').all(is_type) {
+            return Err(ListingQueryError::MalformedAccept);
+        }
         best_accepted(accept).ok_or(ListingQueryError::NotAcceptable)
     }
 }
@@ -136,7 +150,8 @@ fn best_accepted(accept: &str) -> Option<ListingFormat> {
         {
             "*/*" | "text/*" | "text/plain" => ListingFormat::Plain,
             "application/json" | "application/*" => ListingFormat::Json,
-            "application/xml" | "text/xml" => ListingFormat::Xml,
+            "application/xml" => ListingFormat::Xml,
+            "text/xml" => ListingFormat::TextXml,
             _ => continue,
         };
         let quality = parts.find_map(|part| part.strip_prefix("q="));

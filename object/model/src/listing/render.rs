@@ -13,6 +13,9 @@ pub trait Named {
 
 /// A thing that can be a line of a listing.
 pub trait Line: Named {
+    /// Whether each has a line of its own in the XML document.
+    const HAS_LINES: bool = false;
+
     /// Appends the members of its JSON object, without the braces.
     fn json(&self, out: &mut String);
     /// Appends its XML element.
@@ -127,6 +130,8 @@ impl Line for ObjectEntry {
 }
 
 impl Line for AccountLine {
+    const HAS_LINES: bool = true;
+
     fn json(&self, out: &mut String) {
         out.push_str("\"name\": ");
         quote(&self.entry.name, out);
@@ -229,7 +234,7 @@ impl<T: Line> Listing<T> {
                 }
             }
             ListingFormat::Json => self.render_json(&mut out),
-            ListingFormat::Xml => self.render_xml(&mut out, root),
+            ListingFormat::Xml | ListingFormat::TextXml => self.render_xml(&mut out, root),
         }
         out
     }
@@ -256,7 +261,13 @@ impl<T: Line> Listing<T> {
             "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<{element} name=\""
         );
         escape(name, out);
-        out.push_str("\">");
+        // Swift writes an account line by line, and an empty container as one element.
+        let between = if T::HAS_LINES { "\n" } else { "" };
+        if self.entries.is_empty() && !T::HAS_LINES {
+            out.push_str("\" />");
+            return;
+        }
+        put!(out, "\">{between}");
         for entry in &self.entries {
             match entry {
                 ListingEntry::Item(item) => item.xml(out),
@@ -268,6 +279,7 @@ impl<T: Line> Listing<T> {
                     out.push_str("</name></subdir>");
                 }
             }
+            out.push_str(between);
         }
         put!(out, "</{element}>");
     }

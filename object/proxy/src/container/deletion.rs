@@ -51,9 +51,7 @@ impl Core {
                 Outcome::Failed(_) => return Err(Fault::Unavailable),
             }
         }
-        Err(Fault::Conflict(
-            "There was a conflict when trying to complete your request.".to_owned(),
-        ))
+        Err(Fault::Conflict(String::new()))
     }
 
     async fn erase_container(&self, path: &ContainerPath) -> Written<ContainerAnswer> {

@@ -69,12 +69,17 @@ impl Asking {
         request: Head,
         body: Body,
     ) -> Result<Response, Fault> {
-        let format = Format::of(&request);
         let has_body = text(&request.headers, "content-length").is_some()
             || request.headers.contains_key(header::TRANSFER_ENCODING);
-        if !has_body {
-            return Err(Fault::LengthRequired);
+        let refused = report::refused(&request, has_body);
+        if let Some(status) = refused {
+            let report = Report {
+                status: Some(status),
+                ..Report::default()
+            };
+            return Ok(report.response(Format::of(&request), StatusCode::OK));
         }
+        let format = Format::of(&request);
         let list = collect(body, LIST_BYTES_MAX)
             .await
             .map_err(|error| match error {

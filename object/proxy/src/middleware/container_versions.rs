@@ -5,7 +5,7 @@ use super::versions::{
     self, DELETED, ENABLED, hidden, is_enabled, parse_version_name, version_name,
 };
 use crate::access::Rights;
-use crate::account::{listing_format, listing_response};
+use crate::account::{listing_format, listing_response, vary};
 use crate::container::{OWNER_HEADERS, listing_faults};
 use crate::fault::{Fault, set};
 use crate::proxy::Asking;
@@ -82,7 +82,7 @@ fn keep_location(headers: &mut HeaderMap, asked: &HeaderMap) -> Result<(), Fault
     let (stack, history) = (said("x-versions-location"), said("x-history-location"));
     if stack.is_some_and(|text| !text.is_empty()) && history.is_some_and(|text| !text.is_empty()) {
         return Err(Fault::BadRequest(
-            "Only one of X-Versions-Location or X-History-Location may be specified".to_owned(),
+            "Only one of x-versions-location or x-history-location may be specified".to_owned(),
         ));
     }
     let chosen = [(stack, STACK), (history, HISTORY)]
@@ -92,7 +92,7 @@ fn keep_location(headers: &mut HeaderMap, asked: &HeaderMap) -> Result<(), Fault
         Some((value, mode)) => {
             if legacy_versions::container_name(value).is_none() {
                 return Err(Fault::PreconditionFailed(
-                    "X-Versions-Location must be a container's name".to_owned(),
+                    "Container name cannot contain slashes".to_owned(),
                 ));
             }
             keep(headers, LOCATION, value);
@@ -172,7 +172,8 @@ impl Asking {
         if let Some(policy) = policy {
             keep(&mut headers, "x-storage-policy", &policy);
         }
-        match self.core.put_container(&hidden, &headers).await {
+        let domain = self.new_account_domain(&path.account).await?;
+        match self.core.put_container(&hidden, &headers, domain).await {
             // One that is left of a container that was deleted serves as well.
             Ok(_) | Err(Fault::Conflict(_)) => Ok(()),
             Err(fault) => Err(fault),
@@ -213,9 +214,8 @@ impl Asking {
         };
         match self.core.page(&hidden, all).await {
             Ok((_, page)) if !page.entries.is_empty() => {
-                return Err(Fault::Conflict(
-                    "There was a conflict when trying to complete your request.".to_owned(),
-                ));
+                let words = "Delete all versions before deleting container.";
+                return Err(Fault::Conflict(words.to_owned()));
             }
             Ok(_) | Err(Fault::NotFound) => {}
             Err(fault) => return Err(fault),
@@ -241,9 +241,7 @@ impl Asking {
         let says_nothing = parameter(request, "format").is_none()
             && text(&request.headers, "accept").is_none_or(|accept| accept.contains("*/*"));
         if !is_json && !says_nothing {
-            return Err(Fault::NotAcceptable(
-                "a listing of versions can be application/json".to_owned(),
-            ));
+            return Err(Fault::NotAcceptable);
         }
         let format = ListingFormat::Json;
         let after = parameter(request, "version_marker").filter(|marker| !marker.is_empty());
@@ -276,7 +274,9 @@ impl Asking {
         }
         let head = self.core.container_response(&info, rights);
         let root = ("container", path.container.as_str());
-        Ok(listing_response(head, &merger.finish(), format, root))
+        let mut response = listing_response(head, &merger.finish(), format, root);
+        vary(request, response.headers_mut());
+        Ok(response)
     }
 }
 
@@ -328,7 +328,12 @@ fn hidden_query(query: &ListingQuery, after: Option<&str>) -> Result<ListingQuer
 }
 
 /// One line to be, with what it is sorted by: name, then newest first; what has no version before all.
-type Line = ((String, u64), ListingEntry<ObjectEntry>);
+type Line = ((String, u128), ListingEntry<ObjectEntry>);
+
+/// What versions of one name are sorted by: the newest is the least, and what has no version is 0.
+fn age(id: Timestamp) -> u128 {
+    u128::MAX - (u128::from(id.ticks()) << 64 | u128::from(id.offset()))
+}
 
 struct Merger {
     limit: usize,
@@ -393,13 +398,13 @@ impl Merger {
                     let Some((name, id)) = parse_version_name(item.name()) else {
                         continue;
                     };
-                    let (name, shown) = (name.to_owned(), id.normal());
+                    let (name, shown) = (name.to_owned(), id.to_string());
                     let is_latest = match self.current.get(&name) {
                         Some(current) => current.as_deref() == Some(shown.as_str()),
                         // The object is deleted: the newest marker is what it is now.
                         None => item.content_type == DELETED && !self.has_newer(&name, id),
                     };
-                    let key = (name.clone(), u64::MAX - id.ticks());
+                    let key = (name.clone(), age(id));
                     item.name = name;
                     item.annotations.insert(annotation::VERSION_ID, shown);
                     let latest = if is_latest { "true" } else { "false" };
@@ -414,7 +419,7 @@ impl Merger {
     }
 
     fn has_newer(&self, name: &str, id: Timestamp) -> bool {
-        let newest = u64::MAX - id.ticks();
+        let newest = age(id);
         self.lines
             .iter()
             .any(|((known, at), _)| known == name && *at < newest)
@@ -422,7 +427,7 @@ impl Merger {
 
     /// In reverse the older markers came first: only the newest line of a deleted name is its latest.
     fn settle_markers(&mut self) {
-        let mut newest: HashMap<String, u64> = HashMap::new();
+        let mut newest: HashMap<String, u128> = HashMap::new();
         for ((name, at), _) in &self.lines {
             let known = newest.entry(name.clone()).or_insert(*at);
             *known = (*known).min(*at);

@@ -1,6 +1,7 @@
 //! Server-side copies: `COPY` with `Destination`, and `PUT` with `X-Copy-From`.
 
 use super::symlink;
+use super::versions::VERSION_ID;
 use crate::fault::{Fault, set, set_named};
 use crate::object::put::is_empty;
 use crate::proxy::Asking;
@@ -53,7 +54,8 @@ fn named(
             "{shown} header must be of the form <container name>/<object name>"
         ))
     };
-    let value = text(headers, name).ok_or_else(bad)?;
+    let missing = || Fault::PreconditionFailed(format!("{shown} header required"));
+    let value = text(headers, name).ok_or_else(missing)?;
     let (container, object) = parse_container_and_object(value).map_err(|_malformed| bad())?;
     Ok(ObjectPath {
         account: account(headers, account_name)?.unwrap_or_else(|| own.clone()),
@@ -150,6 +152,13 @@ impl Asking {
         head.extensions.remove::<Trusted>();
         let mut written = head.clone();
         written.headers.remove("x-fresh-metadata");
+        // Conditions were about the source, as in Swift, and held. Tags that must not match are refused for a PUT, also for
+        // this one; `*` has come to nothing at the source.
+        for name in subrequest::CONDITIONS {
+            if name != header::IF_NONE_MATCH {
+                written.headers.remove(name);
+            }
+        }
         let mut response = Box::pin(self.metered(target, written, body)).await?;
         announce(&source, &from.headers, &head.headers, &mut response);
         Ok(response)
@@ -158,9 +167,7 @@ impl Asking {
     async fn read_source(&self, source: &ObjectPath, head: &Head) -> Result<Response, Fault> {
         let mut read = bare(head, Method::GET);
         for name in subrequest::CONDITIONS.iter().chain([&header::RANGE]) {
-            if let Some(value) = head.headers.get(name)
-                && *name != header::IF_NONE_MATCH
-            {
+            if let Some(value) = head.headers.get(name) {
                 read.headers.insert(name.clone(), value.clone());
             }
         }
@@ -238,6 +245,9 @@ fn announce(source: &ObjectPath, from: &HeaderMap, to: &HeaderMap, response: &mu
     );
     if let Some(modified) = from.get(header::LAST_MODIFIED) {
         headers.insert("x-copied-from-last-modified", modified.clone());
+    }
+    if let Some(version) = from.get(VERSION_ID) {
+        headers.insert("x-copied-from-version-id", version.clone());
     }
     for (name, value) in to {
         let is_shown =

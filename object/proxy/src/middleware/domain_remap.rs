@@ -1,5 +1,6 @@
 //! Accounts and containers as host names: `container.account.example.com` is `/v1/account/container`.
 
+use crate::fault::Fault;
 use crate::subrequest::text;
 use http::Uri;
 use http::request::Parts as Head;
@@ -11,8 +12,8 @@ pub(crate) struct AskedPath(pub(crate) String);
 /// Names of DNS know no case and no underscore: what an account's name may begin with instead.
 const PREFIX: &str = "AUTH";
 
-/// The path that a host's name and a path mean; `None` when the host is none of ours.
-fn remap(host: &str, path: &str, domain: &str) -> Option<String> {
+/// What stands before the domain in a host's name; `None` when the host is none of ours.
+fn labels<'a>(host: &'a str, domain: &str) -> Option<&'a str> {
     let host = host.rsplit_once(':').map_or(host, |(name, port)| {
         if port.bytes().all(|b| b.is_ascii_digit()) {
             name
@@ -21,13 +22,15 @@ fn remap(host: &str, path: &str, domain: &str) -> Option<String> {
         }
     });
     let labels = host.strip_suffix(domain)?.strip_suffix('.')?;
+    Some(labels.trim_matches('.'))
+}
+
+/// The path that a host's name and a path mean; `None` when they stay as they are.
+fn remap(labels: &str, path: &str) -> Option<String> {
     let (container, account) = match labels.rsplit_once('.') {
         Some((container, account)) => (Some(container), account),
         None => (None, labels),
     };
-    if account.is_empty() || container.is_some_and(|name| name.is_empty() || name.contains('.')) {
-        return None;
-    }
     let (prefix, rest) = account.split_at_checked(PREFIX.len())?;
     let rest = rest.strip_prefix(['_', '-'])?;
     if !prefix.eq_ignore_ascii_case(PREFIX) {
@@ -43,14 +46,20 @@ fn remap(host: &str, path: &str, domain: &str) -> Option<String> {
     Some(whole)
 }
 
-/// Rewrites a request to a host of the storage domain.
-pub(crate) fn apply(request: &mut Head, domain: Option<&str>) {
+/// Rewrites a request to a host of the storage domain; refuses one that names more than a container and an account.
+pub(crate) fn apply(request: &mut Head, domain: Option<&str>) -> Result<(), Fault> {
     let (Some(domain), Some(host)) = (domain, text(&request.headers, "host")) else {
-        return;
+        return Ok(());
     };
+    let Some(labels) = labels(host, domain) else {
+        return Ok(());
+    };
+    if labels.split('.').count() > 2 {
+        return Err(Fault::BadRequest("Bad domain in host header".to_owned()));
+    }
     let asked = request.uri.path().to_owned();
-    let Some(path) = remap(host, &asked, domain) else {
-        return;
+    let Some(path) = remap(labels, &asked) else {
+        return Ok(());
     };
     let target = match request.uri.query() {
         Some(query) => format!("{path}?{query}"),
@@ -60,6 +69,7 @@ pub(crate) fn apply(request: &mut Head, domain: Option<&str>) {
         request.uri = uri;
         request.extensions.insert(AskedPath(asked));
     }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -68,7 +78,12 @@ mod tests {
 
     #[test]
     fn hosts_of_the_domain_name_accounts_and_containers() {
-        let to = |host, path| remap(host, path, "example.com");
+        let to = |host, path| {
+            let request = http::Request::get(path).header("host", host);
+            let mut head = request.body(()).unwrap().into_parts().0;
+            apply(&mut head, Some("example.com")).unwrap();
+            (head.uri.path() != path).then(|| head.uri.path().to_owned())
+        };
         assert_eq!(
             to("AUTH_a.example.com", "/c/o").as_deref(),
             Some("/v1/AUTH_a/c/o")
@@ -84,11 +99,20 @@ mod tests {
         for other in [
             "example.com",
             "a.example.com",
-            "x.c.AUTH_a.example.com",
             "AUTH_aexample.com",
-            ".AUTH_a.example.com",
+            "AUTH_a.example.org",
+            "c.a.example.com",
+            "-.example.com",
         ] {
             assert_eq!(to(other, "/"), None, "{other}");
         }
+        assert_eq!(
+            to(".AUTH_a.example.com", "/").as_deref(),
+            Some("/v1/AUTH_a/")
+        );
+        let request = http::Request::get("/").header("host", "x.c.AUTH_a.example.com");
+        let mut head = request.body(()).unwrap().into_parts().0;
+        let refused = apply(&mut head, Some("example.com"));
+        assert!(matches!(refused, Err(Fault::BadRequest(_))), "{refused:?}");
     }
 }

@@ -3,7 +3,7 @@
 use crate::assembly::{self, Part, Piece, Through};
 use crate::fault::{Fault, set};
 use crate::middleware::encryption::is_known;
-use crate::object::answer::PRECONDITION;
+use crate::object::answer::fail_condition;
 use crate::proxy::Asking;
 use crate::subrequest::{Answering, parameter, text, unconditional};
 use http::request::Parts as Head;
@@ -191,8 +191,7 @@ pub(super) fn refuse(head: &Head, etag: &str, base: &mut Response) -> Option<Res
         }
         Verdict::Failed => {
             let mut response = core::mem::take(base);
-            let is_head = head.method == Method::HEAD;
-            Fault::PreconditionFailed(PRECONDITION.to_owned()).put_in(&mut response, is_head);
+            fail_condition(&mut response);
             Some(response)
         }
     }

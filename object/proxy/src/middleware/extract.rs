@@ -103,8 +103,14 @@ impl Asking {
     ) -> Result<Response, Fault> {
         let has_body = text(&request.headers, "content-length").is_some()
             || request.headers.contains_key(header::TRANSFER_ENCODING);
-        if !has_body {
-            return Err(Fault::LengthRequired);
+        let refused = report::refused(&request, has_body);
+        if let Some(status) = refused {
+            let report = Report {
+                created: Some(0),
+                status: Some(status),
+                ..Report::default()
+            };
+            return Ok(report.response(Format::of(&request), StatusCode::OK));
         }
         let format = Format::of(&request);
         let (asking, resource) = (self.clone(), resource.clone());

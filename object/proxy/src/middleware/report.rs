@@ -11,6 +11,7 @@ use http::{HeaderMap, HeaderValue, StatusCode, header};
 use http_body::{Body as HttpBody, Frame};
 use http_body_util::BodyExt as _;
 use onggi_common_service::http::{BodyError, Response, full};
+use onggi_object_model::ListingFormat;
 use onggi_object_model::listing::escape_xml;
 use tokio::sync::mpsc;
 
@@ -56,6 +57,16 @@ pub(crate) fn status_text(status: StatusCode) -> String {
         _ => return status.to_string(),
     };
     format!("{} {reason}", status.as_u16())
+}
+
+/// Why nothing is begun, which is told in a report as well: no body was announced, or the report can be in no form the
+/// client accepts.
+pub(crate) fn refused(head: &Head, has_body: bool) -> Option<StatusCode> {
+    let is_accepted = ListingFormat::negotiate("", text(&head.headers, "accept")).is_ok();
+    if !is_accepted {
+        return Some(StatusCode::NOT_ACCEPTABLE);
+    }
+    (!has_body).then_some(StatusCode::LENGTH_REQUIRED)
 }
 
 /// What was done.

@@ -60,6 +60,11 @@ pub(super) fn mark(headers: &mut HeaderMap, etag: &str, size: u64) {
     }
 }
 
+/// A segment's path with one slash before it.
+fn rooted(path: &str) -> String {
+    format!("/{}", path.trim_start_matches('/'))
+}
+
 /// `/container/object` of an account.
 fn segment_path(account: &AccountName, path: &str) -> Option<ObjectPath> {
     let (container, object) = path.trim_start_matches('/').split_once('/')?;
@@ -289,8 +294,7 @@ impl Asking {
             error => Fault::BadRequest(error.to_string()),
         })?;
         let itself = format!("/{}/{}", path.container, path.object);
-        let names_itself =
-            |segment: &Asked| matches!(segment, Asked::Object { path, .. } if *path == itself);
+        let names_itself = |segment: &Asked| matches!(segment, Asked::Object { path, .. } if rooted(path) == itself);
         if let Some(index) = asked.iter().position(names_itself) {
             return Err(Fault::BadRequest(format!(
                 "Index {index}: manifest must not include itself as a segment\n"
@@ -406,7 +410,7 @@ impl Asking {
                 range,
             } => (path, etag, size, range),
         };
-        let shown = encode_rest(path.trim_start_matches('/'));
+        let shown = encode_rest(&path);
         let problem = |what: &str| (shown.clone(), what.to_owned());
         let Some(object) = segment_path(account, &path) else {
             return Err(problem("404 Not Found"));
@@ -428,7 +432,8 @@ impl Asking {
         if etag.is_some_and(|etag| etag != hash) {
             return Err(problem("Etag Mismatch"));
         }
-        if length == 0 {
+        // A large object of no bytes is there all the same.
+        if length == 0 && !is_large(headers) {
             return Err(problem("Too Small; each segment must be at least 1 byte."));
         }
         let range = match range.map(|range| settle_range(&range, length)) {
@@ -440,7 +445,7 @@ impl Asking {
             .and_then(|stamp| stamp.parse::<onggi_common_units::Timestamp>().ok())
             .map(|stamp| stamp.to_utc().iso_naive().to_string());
         Ok(Segment {
-            name: path,
+            name: rooted(&path),
             hash: hash.to_owned(),
             bytes: length,
             content_type: text(headers, "content-type").unwrap_or_default().to_owned(),
@@ -467,6 +472,10 @@ fn part_number(head: &Head) -> Result<Option<usize>, Fault> {
         return Ok(None);
     };
     match number.parse::<usize>() {
+        Ok(number) if number > 0 && head.headers.contains_key(header::RANGE) => {
+            let words = "Range requests are not supported with part number queries";
+            Err(Fault::BadRequest(words.to_owned()))
+        }
         Ok(number) if number > 0 => Ok(Some(number)),
         Ok(_) | Err(_) => Err(Fault::BadRequest(
             "Part number must be an integer greater than 0".to_owned(),

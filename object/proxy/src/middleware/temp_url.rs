@@ -397,8 +397,11 @@ impl TempUrl {
         if let Some(disposition) = disposition.map(|own| if is_page { "inline" } else { own }) {
             set(headers, header::CONTENT_DISPOSITION, disposition);
         }
-        let expires = onggi_object_model::precondition::http_date(self.expires);
-        set(headers, header::EXPIRES, &expires);
+        // What is read has a disposition, and may be kept for so long.
+        if disposition.is_some() {
+            let expires = onggi_object_model::precondition::http_date(self.expires);
+            set(headers, header::EXPIRES, &expires);
+        }
         Ok(response)
     }
 }

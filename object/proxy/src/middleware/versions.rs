@@ -4,8 +4,11 @@
 //! | | |
 //! |---|---|
 //! | container of versions | NUL `versions` NUL *container* |
-//! | version of an object | NUL *object* NUL *time, counted down*, so that the newest is listed first |
-//! | version id | the time, as a timestamp |
+//! | version of an object | NUL *object* NUL *time, counted down*, so that the newest is listed first, and *its mark, counted down* |
+//! | version id | the time, as a timestamp with its mark |
+//!
+//! The mark is that of the proxy's stamp: two proxies may put versions of an object in one tick, and neither's bytes may
+//! take the other's name. Versions from before ids had marks, and what was put while no versions were kept, have none.
 
 mod condition;
 
@@ -47,21 +50,32 @@ pub(crate) fn hidden(path: &ContainerPath) -> Option<ContainerPath> {
     })
 }
 
-fn ticks(id: Timestamp) -> u64 {
-    id.ticks()
-}
+/// Digits of a time counted down, and of the mark within its tick, which a name need not have.
+const DOWN_DIGITS: usize = 16;
+const MARK_DIGITS: usize = 20;
 
 /// The name of a version.
 pub(crate) fn version_name(object: &ObjectName, id: Timestamp) -> Option<ObjectName> {
-    let down = TICKS_END.checked_sub(ticks(id))?;
-    ObjectName::new(format!("\0{object}\0{down:016}")).ok()
+    let down = TICKS_END.checked_sub(id.ticks())?;
+    let mut name = format!("\0{object}\0{down:0DOWN_DIGITS$}");
+    if id.offset() > 0 {
+        let mark = u64::MAX - id.offset();
+        name.push_str(&format!("{mark:0MARK_DIGITS$}"));
+    }
+    ObjectName::new(name).ok()
 }
 
 /// The object and the id of a version's name.
 pub(crate) fn parse_version_name(name: &str) -> Option<(&str, Timestamp)> {
-    let (object, down) = name.strip_prefix('\0')?.rsplit_once('\0')?;
+    let (object, digits) = name.strip_prefix('\0')?.rsplit_once('\0')?;
+    let (down, mark) = digits.split_at_checked(DOWN_DIGITS)?;
     let ticks = TICKS_END.checked_sub(down.parse().ok()?)?;
-    Some((object, Timestamp::from_ticks(ticks)?))
+    let offset = match mark.len() {
+        0 => 0,
+        MARK_DIGITS => u64::MAX - mark.parse::<u64>().ok()?,
+        _ => return None,
+    };
+    Some((object, Timestamp::from_ticks(ticks)?.with_offset(offset)))
 }
 
 /// What a version is asked for by.
@@ -76,7 +90,7 @@ fn wanted(text: &str) -> Result<Wanted, Fault> {
     }
     let bad = || Fault::BadRequest("Invalid version parameter".to_owned());
     let stamp: Timestamp = text.parse().map_err(|_malformed| bad())?;
-    if stamp.normal() == text {
+    if stamp.to_string() == text {
         Ok(Wanted::Version(stamp))
     } else {
         Err(bad())
@@ -130,12 +144,18 @@ impl Asking {
         let enabled = info.as_deref().and_then(is_enabled);
         let id = parameter(&head, "version-id").filter(|id| !id.is_empty());
         let Some(is_enabled) = enabled else {
+            let reads_null =
+                id.as_deref() == Some(NULL) && matches!(head.method, Method::GET | Method::HEAD);
             if id.as_deref().is_some_and(|id| id != NULL) && info.is_some() {
                 return Err(Fault::BadRequest(
                     "version-aware operations require that the container is versioned".to_owned(),
                 ));
             }
-            return Box::pin(self.legacy_versioned(path, info, head, body)).await;
+            let mut response = Box::pin(self.legacy_versioned(path, info, head, body)).await?;
+            if reads_null {
+                set(response.headers_mut(), VERSION_ID, NULL);
+            }
+            return Ok(response);
         };
         let hidden = hidden(&container).ok_or(Fault::NotFound)?;
         let place = Place { path, hidden };
@@ -224,7 +244,7 @@ impl Asking {
         // A condition is about the object, and its version is new.
         let expects = self.check_conditions(&place, &head).await?;
         self.keep_null(&place, &head).await?;
-        let id = self.core.cluster.clock.stamp();
+        let id = self.core.cluster.clock.write_stamp();
         let version = place.version(id)?;
         let expiry: Vec<(HeaderName, HeaderValue)> = ["x-delete-at", "x-delete-after"]
             .into_iter()
@@ -250,7 +270,7 @@ impl Asking {
         }
         let last = Last::Link(expiry);
         self.conclude(&place, id, &head, &last, expects).await?;
-        set(response.headers_mut(), VERSION_ID, &id.normal());
+        set(response.headers_mut(), VERSION_ID, &id.to_string());
         Ok(response)
     }
 
@@ -290,7 +310,7 @@ impl Asking {
         let annotations = [
             ("bytes", bytes),
             ("hash", hash),
-            ("version", Some(&*id.normal())),
+            ("version", Some(&*id.to_string())),
         ]
         .map(|(name, value)| (name, value.map(str::to_owned)));
         for (name, value) in annotations {
@@ -348,7 +368,7 @@ impl Asking {
         self.check(&place.path, &Method::DELETE, &head).await?;
         let expects = self.check_conditions(&place, &head).await?;
         self.keep_null(&place, &head).await?;
-        let id = self.core.cluster.clock.stamp();
+        let id = self.core.cluster.clock.write_stamp();
         let mut marker = bare(&head, Method::PUT);
         marker.extensions.insert(Trusted);
         set(&mut marker.headers, header::CONTENT_TYPE, DELETED);
@@ -360,7 +380,7 @@ impl Asking {
             Err(Fault::NotFound) => Fault::NotFound.response(false),
             other => other?,
         };
-        set(response.headers_mut(), VERSION_ID, &id.normal());
+        set(response.headers_mut(), VERSION_ID, &id.to_string());
         Ok(response)
     }
 
@@ -379,7 +399,7 @@ impl Asking {
         let version = place.version(id)?;
         let mut response = Box::pin(self.linked(version, of_version, body)).await?;
         Box::pin(self.stored(place.path, asked, empty())).await?;
-        set(response.headers_mut(), VERSION_ID, &id.normal());
+        set(response.headers_mut(), VERSION_ID, &id.to_string());
         Ok(response)
     }
 
@@ -397,7 +417,7 @@ impl Asking {
                 Err(Fault::BadRequest("Invalid version parameter".to_owned()))
             }
             (&Method::POST, _) => Err(Fault::BadRequest(
-                "POST with version-id is not supported".to_owned(),
+                "POST to a specific version is not allowed".to_owned(),
             )),
             (&Method::DELETE, Wanted::Version(id)) => self.delete_version(place, id, head).await,
             (&Method::DELETE, Wanted::Null) => self.delete_null(place, head).await,
@@ -428,7 +448,7 @@ impl Asking {
         if kind.as_ref().is_some_and(|kind| kind == DELETED) {
             let mut gone = Fault::NotFound.response(is_head);
             set(gone.headers_mut(), header::CONTENT_TYPE, DELETED);
-            set(gone.headers_mut(), VERSION_ID, &id.normal());
+            set(gone.headers_mut(), VERSION_ID, &id.to_string());
             return Ok(gone);
         }
         name_version(&mut response, &place.path, Some(id));
@@ -450,9 +470,19 @@ impl Asking {
             ));
         }
         self.keep_null(&place, &head).await?;
-        self.link(&place, id, &head, &[], None).await?;
+        let there = self.stored_head(&place.version(id)?, &head).await?;
+        let linked = self.link(&place, id, &head, &[], None).await?;
         let mut response = crate::object::put::plain(StatusCode::CREATED);
-        set(response.headers_mut(), VERSION_ID, &id.normal());
+        let tag = there
+            .as_ref()
+            .and_then(|there| there.headers().get(header::ETAG));
+        let modified = linked.headers().get(header::LAST_MODIFIED);
+        for (name, value) in [(header::ETAG, tag), (header::LAST_MODIFIED, modified)] {
+            if let Some(value) = value {
+                response.headers_mut().insert(name, value.clone());
+            }
+        }
+        set(response.headers_mut(), VERSION_ID, &id.to_string());
         Ok(response)
     }
 
@@ -478,9 +508,9 @@ impl Asking {
             .await?
             .is_some_and(|found| text(found.headers(), "content-type") == Some(DELETED));
         let mut response = Box::pin(self.stored(version, asked, empty())).await?;
-        set(response.headers_mut(), VERSION_ID, &id.normal());
+        set(response.headers_mut(), VERSION_ID, &id.to_string());
         let shown = match current {
-            Some(now) if now != id => now.normal(),
+            Some(now) if now != id => now.to_string(),
             Some(_) | None => NULL.to_owned(),
         };
         if was_marker {
@@ -506,7 +536,7 @@ impl Asking {
 
 /// Says in an answer which version it is about.
 fn name_version(response: &mut Response, path: &ObjectPath, id: Option<Timestamp>) {
-    let shown = id.map_or_else(|| NULL.to_owned(), |id| id.normal());
+    let shown = id.map_or_else(|| NULL.to_owned(), |id| id.to_string());
     let headers = response.headers_mut();
     set(headers, VERSION_ID, &shown);
     if id.is_some() {
@@ -518,6 +548,10 @@ fn name_version(response: &mut Response, path: &ObjectPath, id: Option<Timestamp
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::HybridClock;
+    use onggi_common_host::{Clock, SystemEntropy};
+    use onggi_common_units::UtcTime;
+    use std::sync::Arc;
 
     #[test]
     fn versions_sort_newest_first_and_after_shorter_names() {
@@ -531,15 +565,69 @@ mod tests {
     }
 
     #[test]
+    fn versions_of_one_tick_have_names_of_their_own_and_sort_by_their_marks() {
+        let object: ObjectName = "o".parse().unwrap();
+        let tick: Timestamp = "1000.00001".parse().unwrap();
+        let marks = [u64::MAX, 1 << 60, 2, 1, 0];
+        let names = marks.map(|mark| version_name(&object, tick.with_offset(mark)).unwrap());
+        for (mark, name) in marks.iter().zip(&names) {
+            let found = parse_version_name(name.as_str());
+            assert_eq!(found, Some(("o", tick.with_offset(*mark))));
+        }
+        assert!(
+            names.iter().take(4).is_sorted(),
+            "the newest is listed first"
+        );
+        // As it was named before there were marks.
+        let plain = names.last().unwrap().as_str();
+        assert_eq!(plain, "\0o\00999999899999999");
+        for bad in ["", "1", "00000000000000000000x", "99999999999999999999"] {
+            assert!(parse_version_name(&format!("{plain}{bad}")).is_none() || bad.is_empty());
+        }
+    }
+
+    /// A moment that does not pass, as two proxies may see it at once.
+    struct Stopped;
+    impl Clock for Stopped {
+        fn now(&self) -> UtcTime {
+            UtcTime::from_seconds(1_000)
+        }
+        fn monotonic(&self) -> core::time::Duration {
+            core::time::Duration::ZERO
+        }
+    }
+
+    #[test]
+    fn two_proxies_that_put_a_version_in_one_tick_put_two() {
+        let object: ObjectName = "o".parse().unwrap();
+        let proxy = || HybridClock::new(Arc::new(Stopped), &SystemEntropy);
+        let (one, other) = (proxy().write_stamp(), proxy().write_stamp());
+        assert_eq!(one.ticks(), other.ticks());
+        let named = |id| version_name(&object, id).unwrap();
+        assert_ne!(named(one), named(other));
+        for id in [one, other] {
+            let asked = wanted(&id.to_string());
+            assert!(
+                matches!(asked, Ok(Wanted::Version(found)) if found == id),
+                "{id}"
+            );
+        }
+    }
+
+    #[test]
     fn version_ids_are_null_or_a_timestamp_as_it_was_given() {
         assert!(matches!(wanted("null"), Ok(Wanted::Null)));
-        assert!(matches!(wanted("1234567890.12345"), Ok(Wanted::Version(_))));
+        for good in ["1234567890.12345", "1234567890.12345_00000000000000ab"] {
+            assert!(matches!(wanted(good), Ok(Wanted::Version(_))), "{good}");
+        }
         for bad in [
             "bad",
             "1",
             "1234567890.123450",
             "-1",
-            "1234567890.12345_0000000000000001",
+            "1234567890.12345_0000000000000000",
+            "1234567890.12345_00000000000000AB",
+            "1234567890.12345_ab",
         ] {
             assert!(wanted(bad).is_err(), "{bad}");
         }

@@ -50,7 +50,14 @@ impl Asking {
         if !is_looked_at_first {
             return self.open_stored(policy, path, wanted).await;
         }
-        let known = core.head(policy, path).await?;
+        let known = match core.head(policy, path).await {
+            Err(Fault::NotFound) if condition.wants_any() => {
+                let mut response = Response::new(empty());
+                fail_condition(&mut response);
+                return Ok(response);
+            }
+            found => found?,
+        };
         if let Some(response) = refused(&condition, head, &known) {
             return Ok(response);
         }
@@ -117,15 +124,17 @@ fn refused(condition: &Precondition, head: &Head, known: &Known) -> Option<Respo
         }
         Verdict::Failed => {
             let mut response = object_response(known);
-            let is_head = head.method == Method::HEAD;
-            Fault::PreconditionFailed(PRECONDITION.to_owned()).put_in(&mut response, is_head);
+            fail_condition(&mut response);
             Some(response)
         }
     }
 }
 
-/// What a condition that does not hold is answered.
-pub(crate) const PRECONDITION: &str = "A precondition for this request was not met.";
+/// Makes an answer that of a read whose condition does not hold: what is there is named, and no page comes with it.
+pub(crate) fn fail_condition(response: &mut Response) {
+    Fault::PreconditionFailed(String::new()).put_in(response, true);
+    response.headers_mut().remove(header::ACCEPT_RANGES);
+}
 
 /// The headers of a whole object, those only the system sees among them.
 pub(crate) fn object_response(known: &Known) -> Response {

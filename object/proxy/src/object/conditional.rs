@@ -6,7 +6,6 @@
 use super::put::NewObject;
 use crate::cluster::{Cluster, Member};
 use crate::fault::Fault;
-use crate::object::answer::PRECONDITION;
 use crate::proxy::Core;
 use crate::subrequest::Expects;
 use bytes::Bytes;
@@ -151,7 +150,7 @@ impl Core {
                 expected: stamp,
             }))
         } else {
-            Err(Fault::PreconditionFailed(PRECONDITION.to_owned()))
+            Err(Fault::PreconditionFailed(String::new()))
         }
     }
 

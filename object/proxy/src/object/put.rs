@@ -7,7 +7,6 @@ use super::write_reply;
 use crate::driver;
 use crate::fault::{Fault, set};
 use crate::middleware::encryption::encrypt;
-use crate::object::answer::PRECONDITION;
 use crate::proxy::Core;
 use crate::subrequest::{Stamped, is_true, text};
 use bytes::{Bytes, BytesMut};
@@ -15,7 +14,7 @@ use http::request::Parts as Head;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use http_body_util::BodyExt as _;
 use md5::{Digest as _, Md5};
-use onggi_common_service::http::{Body, Response, Stalled, empty};
+use onggi_common_service::http::{Body, Response, Stalled, empty, full};
 use onggi_common_units::Timestamp;
 use onggi_object_client::WriteAnswer;
 use onggi_object_encryption::Sealing;
@@ -25,8 +24,6 @@ use onggi_object_model::{Etag, Metadata, ObjectPath, ObjectRecord, PolicyIndex};
 use onggi_object_replica::{Consistency, Failure, Outcome};
 use onggi_object_wire::object::{BUFFERED_BYTES_MAX, Commit, Put, Tail, Which};
 use onggi_object_wire::{ChunkHasher, Place, Root};
-
-const TIMESTAMP: http::HeaderName = http::HeaderName::from_static("x-timestamp");
 
 /// The last second an object can expire at.
 const DELETE_AT_MAX: u64 = 9_999_999_999;
@@ -146,9 +143,18 @@ pub(crate) async fn is_empty(body: Body) -> Result<bool, Fault> {
     Ok(Arriving::new(body, None).next().await?.is_none())
 }
 
-/// An answer without a body or a word about one.
+/// An answer that says nothing but its status; Swift's 202 has a page.
 pub(crate) fn plain(status: StatusCode) -> Response {
-    let mut response = Response::new(empty());
+    const ACCEPTED: &str =
+        "<html><h1>Accepted</h1><p>The request is accepted for processing.</p></html>";
+    let is_accepted = status == StatusCode::ACCEPTED;
+    let mut response = Response::new(if is_accepted { full(ACCEPTED) } else { empty() });
+    if is_accepted {
+        let length = HeaderValue::from(ACCEPTED.len());
+        response
+            .headers_mut()
+            .insert(header::CONTENT_LENGTH, length);
+    }
     *response.status_mut() = status;
     let kind = HeaderValue::from_static("text/html; charset=UTF-8");
     response.headers_mut().insert(header::CONTENT_TYPE, kind);
@@ -420,7 +426,7 @@ impl Core {
 
     fn failed(&self, failure: Failure) -> Fault {
         match failure {
-            Failure::ConditionFailed => Fault::PreconditionFailed(PRECONDITION.to_owned()),
+            Failure::ConditionFailed => Fault::PreconditionFailed(String::new()),
             Failure::Mismatch => Fault::Unprocessable,
             // The clock is above it now: trying again succeeds.
             Failure::Newer { newest } => {
@@ -461,7 +467,6 @@ impl Core {
         let headers = response.headers_mut();
         set(headers, header::ETAG, &arrived.etag.to_string());
         set(headers, header::LAST_MODIFIED, &last_modified(timestamp));
-        set(headers, TIMESTAMP, &timestamp.normal());
         Ok(response)
     }
 }

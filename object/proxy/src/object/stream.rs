@@ -173,8 +173,7 @@ impl<'a> Fan<'a> {
         let early = tokio::time::timeout(EARLY_ANSWER_MAX, stream.answer()).await;
         match early {
             Ok(Ok(WriteAnswer::Present { .. })) => {
-                let text = "A precondition for this request was not met";
-                return Err(Fault::PreconditionFailed(text.to_owned()));
+                return Err(Fault::PreconditionFailed(String::new()));
             }
             Ok(Ok(WriteAnswer::Newer { newest })) => {
                 self.cluster.clock.observe(newest);

@@ -1,12 +1,15 @@
 //! Conditional writes of objects that have versions: the condition is about what the name leads to, and holds on when
 //! the name is changed, which happens last.
 
-use super::Place;
+use super::{Place, linked_version};
 use crate::fault::Fault;
+use crate::middleware::symlink;
+use crate::object::answer::object_response;
+use crate::object::get::Known;
 use crate::proxy::Asking;
 use crate::subrequest::{Expects, Trusted, bare, text, unconditional};
 use http::request::Parts as Head;
-use http::{HeaderName, HeaderValue, Method};
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use onggi_common_service::http::{Response, empty};
 use onggi_common_units::Timestamp;
 use onggi_object_model::Verdict;
@@ -80,31 +83,26 @@ impl Asking {
                 "If-None-Match only supports *".to_owned(),
             ));
         }
-        // First what is there and then what it leads to: when it changes in between, the write is refused.
         let info = self
             .core
             .container_info(&place.path.container_path())
             .await?;
         let policy = info.ok_or(Fault::NotFound)?.policy;
-        let stamp = match self.core.row(policy, &place.path).await {
-            Ok(known) => Some(known.info.data_timestamp),
-            Err(Fault::NotFound) => None,
-            Err(fault) => return Err(fault),
-        };
-        let mut asked = bare(head, Method::HEAD);
-        asked.extensions.insert(Trusted);
-        let found = match Box::pin(self.linked(place.path.clone(), asked, empty())).await {
-            Ok(found) => Some(found),
+        let known = match self.core.head(policy, &place.path).await {
+            Ok(known) => Some(known),
             Err(Fault::NotFound) if !is_delete => None,
             Err(fault) => return Err(fault),
         };
+        let stamp = known.as_ref().map(|known| known.info.data_timestamp);
+        let found = match known {
+            Some(known) => self.led_to(place, head, &known).await?,
+            None => None,
+        };
         if found.is_none() && stamp.is_some() {
             // The name leads to what readers do not find: it is taken all the same, and has no tag to compare with.
-            let words = crate::object::answer::PRECONDITION;
-            return Err(Fault::PreconditionFailed(words.to_owned()));
+            return Err(Fault::PreconditionFailed(String::new()));
         }
-        let etag = found.as_ref().and_then(|found| {
-            let headers = found.headers();
+        let etag = found.as_ref().and_then(|headers| {
             let stamp = text(headers, "x-timestamp")?.parse::<Timestamp>().ok()?;
             let etag =
                 text(headers, crate::middleware::static_large::ETAG).or(text(headers, "etag"))?;
@@ -113,8 +111,32 @@ impl Asking {
         if condition.judge_write(etag) == Verdict::Proceed {
             Ok(Some(Expects(stamp)))
         } else {
-            let words = crate::object::answer::PRECONDITION;
-            Err(Fault::PreconditionFailed(words.to_owned()))
+            Err(Fault::PreconditionFailed(String::new()))
+        }
+    }
+}
+
+impl Asking {
+    /// The headers of what a name leads to that was just looked at. While a write is under way, a second look at the name
+    /// may show what was there before it: then the tag of the old would be taken for that of the new.
+    async fn led_to(
+        &self,
+        place: &Place,
+        head: &Head,
+        known: &Known,
+    ) -> Result<Option<HeaderMap>, Fault> {
+        let own = object_response(known).into_parts().0.headers;
+        let path = match linked_version(&own, &place.path) {
+            Some(id) => place.version(id)?,
+            None if own.contains_key(symlink::TARGET) => place.path.clone(),
+            None => return Ok(Some(own)),
+        };
+        let mut asked = bare(head, Method::HEAD);
+        asked.extensions.insert(Trusted);
+        match Box::pin(self.linked(path, asked, empty())).await {
+            Ok(found) => Ok(Some(found.into_parts().0.headers)),
+            Err(Fault::NotFound) => Ok(None),
+            Err(fault) => Err(fault),
         }
     }
 }
