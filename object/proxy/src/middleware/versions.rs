@@ -580,7 +580,7 @@ mod tests {
         );
         // As it was named before there were marks.
         let plain = names.last().unwrap().as_str();
-        assert_eq!(plain, "\0o\00999999899999999");
+        assert_eq!(plain, "\0o\x000999999899999999");
         for bad in ["", "1", "00000000000000000000x", "99999999999999999999"] {
             assert!(parse_version_name(&format!("{plain}{bad}")).is_none() || bad.is_empty());
         }
