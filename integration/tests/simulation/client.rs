@@ -153,13 +153,13 @@ impl Client {
         };
         self.note(format_args!("{id} {kind:?} {name}, {length} bytes"));
         let answer = self.ask(request.body(body).unwrap(), extra.patience).await;
-        let stamp = answer
-            .as_ref()
-            .and_then(|answer| answer.header("x-timestamp")?.parse().ok())
-            .map(|tick| {
-                let host = self.cluster.fronts[self.index].host;
-                lock(&self.cluster.stamps).put_at(host, name, tick)
-            });
+        // Each attempt is stamped above the one before: the last one is what was acknowledged.
+        let stamp = {
+            let mut stamps = lock(&self.cluster.stamps);
+            let host = self.cluster.fronts[self.index].host;
+            stamps.streams.remove(&(host, name.to_owned()));
+            stamps.puts.get(&id.to_string()).copied()
+        };
         let outcome = match (answer.map(|answer| answer.status), stamp) {
             (Some(StatusCode::CREATED), Some(at)) => Outcome::Done { at },
             (Some(StatusCode::PRECONDITION_FAILED), _) => Outcome::Refused,

@@ -83,7 +83,12 @@ impl Listening {
         let mut stamps = lock(&self.stamps);
         if resource == Resource::Reservation {
             if let Some(reserve) = decoded::<Reserve>(request) {
-                stamps.note_put(self.from, &reserve.which.path.object, reserve.timestamp);
+                // A streamed PUT is stamped anew in its tail, with what it has reserved.
+                let stream = (self.from, reserve.which.path.object.to_string());
+                let id = stamps.streams.get(&stream);
+                if let Some(id) = id.cloned() {
+                    stamps.note_id(id, reserve.timestamp);
+                }
             }
             return;
         }
@@ -107,9 +112,11 @@ impl Listening {
                 let put = decoded::<Put>(request);
                 let id = |put: &Put| put.metadata.get("x-object-meta-op").map(str::to_owned);
                 if let Some((put, id)) = put.and_then(|put| id(&put).map(|id| (put, id))) {
-                    stamps.note_put(self.from, &put.which.path.object, put.timestamp);
-                    let known = stamps.puts.entry(id).or_insert(put.timestamp);
-                    *known = put.timestamp.max(*known);
+                    if put.commit.is_some() && put.tail.is_none() {
+                        let stream = (self.from, put.which.path.object.to_string());
+                        stamps.streams.insert(stream, id.clone());
+                    }
+                    stamps.note_id(id, put.timestamp);
                 }
             }
             _ => {}

@@ -3,23 +3,24 @@
 use onggi_common_sim::Host;
 use onggi_common_units::Timestamp;
 use onggi_object_model::ObjectName;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 /// What was seen on the way to nodes.
 #[derive(Debug, Default)]
 pub(crate) struct Stamps {
     pub(crate) changes: BTreeMap<(Host, String), Timestamp>,
+    /// The highest stamp each PUT was sent or reserved under, by its id.
     pub(crate) puts: BTreeMap<String, Timestamp>,
-    /// All of PUTs, by who sent them to which object.
-    sent: BTreeMap<(Host, String), BTreeSet<Timestamp>>,
+    /// The ids of conditional PUTs that are under way and whose bytes are streamed, by who sends them to which object.
+    pub(crate) streams: BTreeMap<(Host, String), String>,
     /// The newest deletion of an object that a node has written.
     deletions: BTreeMap<(String, usize), Timestamp>,
 }
 
 impl Stamps {
-    pub(crate) fn note_put(&mut self, from: Host, object: &ObjectName, at: Timestamp) {
-        let put = (from, object.to_string());
-        self.sent.entry(put).or_default().insert(at);
+    pub(crate) fn note_id(&mut self, id: String, at: Timestamp) {
+        let known = self.puts.entry(id).or_insert(at);
+        *known = at.max(*known);
     }
 
     pub(crate) fn note_deletion(&mut self, node: usize, object: &ObjectName, at: Timestamp) {
@@ -37,13 +38,5 @@ impl Stamps {
             .iter()
             .filter(|((name, _), _)| name == object);
         own.filter(|(_, deleted)| **deleted > at).count()
-    }
-
-    /// The whole stamp of a PUT that was answered with this `X-Timestamp`, which says the tick.
-    pub(crate) fn put_at(&self, from: Host, object: &str, tick: Timestamp) -> Timestamp {
-        let sent = self.sent.get(&(from, object.to_owned()));
-        let within = tick..=tick.with_offset(u64::MAX);
-        let whole = sent.and_then(|sent| sent.range(within).next_back());
-        whole.copied().unwrap_or(tick)
     }
 }

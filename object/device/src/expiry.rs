@@ -7,7 +7,8 @@
 use crate::device::Device;
 use crate::error::DeviceError;
 use crate::key::{OBJECT_KEY_BYTES, ObjectKey};
-use crate::object::{Merge, Merged, NewRow, Tell};
+use crate::object::{Merge, Merged, NewRow};
+use crate::pending::Tell;
 use crate::stored::StoredObject;
 use crate::tables::EXPIRY;
 use onggi_common_meta::KeyRange;

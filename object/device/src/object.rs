@@ -5,9 +5,9 @@ use crate::device::Device;
 use crate::digests::{self, Part};
 use crate::error::DeviceError;
 use crate::expiry::{self, Due};
-use crate::key::{ObjectKey, RosterKey, unit_range};
+use crate::key::{ObjectKey, unit_range};
 use crate::large;
-use crate::pending::PendingObject;
+use crate::pending::{PendingObject, Tell};
 use crate::plan::plan;
 use crate::reservation::Commit;
 use crate::stored::{Location, StoredObject};
@@ -51,30 +51,6 @@ pub struct Merge {
     pub only_due: Option<Due>,
     /// Whom the container's devices hear it from; nobody for what they know already.
     pub tell: Option<Tell>,
-}
-
-/// How an object's container comes to know of a change.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Tell {
-    /// Since when it has to be told.
-    pub since: UtcTime,
-    /// The container's copy on this very device, whose line is written in the same batch.
-    pub here: Option<RosterKey>,
-    /// Whether other devices have to be told as well: then the batch has a row that remembers it. So it has when there is no
-    /// such container here.
-    pub elsewhere: bool,
-}
-
-impl Tell {
-    /// The container is told by messages alone.
-    #[must_use]
-    pub const fn elsewhere(since: UtcTime) -> Self {
-        Self {
-            since,
-            here: None,
-            elsewhere: true,
-        }
-    }
 }
 
 /// What a merge has to do with reservations of its key.
@@ -352,7 +328,7 @@ impl Device {
         };
         let news = how
             .tell
-            .map(|tell| pending_of(key, &plan.next.row, how, tell.since));
+            .map(|tell| PendingObject::of(key, &plan.next.row, how, tell.since));
         batch.put(OBJECT, key.bytes(), table::encode(&plan.next));
         if let Some(small) = plan.small {
             batch.put(BODY, key.bytes(), small);
@@ -570,22 +546,6 @@ impl Device {
                 }
             })?;
         failed.map_or(Ok(()), |error| Err(error.into()))
-    }
-}
-
-/// What the container has to be told about a row.
-fn pending_of(key: &ObjectKey, row: &ObjectRow, how: Merge, since: UtcTime) -> PendingObject {
-    let mut record = row.record();
-    if let Some(due) = how.only_due {
-        // The line's deletion is as old as the date, not as the bytes.
-        let date = Timestamp::from_utc(UtcTime::from_seconds(due.delete_at));
-        record.metadata_timestamp = record.metadata_timestamp.max(date);
-    }
-    PendingObject {
-        key: *key,
-        container: row.path.container_path(),
-        record,
-        since: Some(since),
     }
 }
 

@@ -4,13 +4,15 @@ use crate::commit::Change;
 use crate::device::Device;
 use crate::error::DeviceError;
 use crate::key::{ObjectKey, RosterKey};
+use crate::object::Merge;
 use crate::roster_row::RosterRow;
 use crate::stored::day_of;
 use crate::tables::PENDING;
 use onggi_common_meta::KeyRange;
 use onggi_common_meta::local::{Batch, Durability, Limit, Order};
-use onggi_common_units::UtcTime;
+use onggi_common_units::{Timestamp, UtcTime};
 use onggi_object_model::{AccountName, ContainerName, ContainerPath, ObjectRecord};
+use onggi_object_wire::ObjectRow;
 use onggi_object_wire::codec::{CodecError, Reader, Writer};
 use onggi_object_wire::rows::Record as _;
 
@@ -20,6 +22,30 @@ const VERSION: u8 = 2;
 /// The version that does not say since when.
 const VERSION_TIMELESS: u8 = 1;
 const WHAT: &str = "a pending row";
+
+/// How an object's container comes to know of a change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tell {
+    /// Since when it has to be told.
+    pub since: UtcTime,
+    /// The container's copy on this very device, whose line is written in the same batch.
+    pub here: Option<RosterKey>,
+    /// Whether other devices have to be told as well: then the batch has a row that remembers it. So it has when there is no
+    /// such container here.
+    pub elsewhere: bool,
+}
+
+impl Tell {
+    /// The container is told by messages alone.
+    #[must_use]
+    pub const fn elsewhere(since: UtcTime) -> Self {
+        Self {
+            since,
+            here: None,
+            elsewhere: true,
+        }
+    }
+}
 
 /// A container still has to be told about an object.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,6 +61,22 @@ pub struct PendingObject {
 }
 
 impl PendingObject {
+    /// What the container has to be told about a row.
+    pub(crate) fn of(key: &ObjectKey, row: &ObjectRow, how: Merge, since: UtcTime) -> Self {
+        let mut record = row.record();
+        if let Some(due) = how.only_due {
+            // The line's deletion is as old as the date, not as the bytes.
+            let date = Timestamp::from_utc(UtcTime::from_seconds(due.delete_at));
+            record.metadata_timestamp = record.metadata_timestamp.max(date);
+        }
+        Self {
+            key: *key,
+            container: row.path.container_path(),
+            record,
+            since: Some(since),
+        }
+    }
+
     /// The last day of whose deletions this news surely has heard: the one before it was made.
     #[must_use]
     pub fn known(&self) -> u16 {
