@@ -16,7 +16,7 @@ use super::{Batch, Durability, Order, Read, Store, Visitor, Write};
 use crate::error::{ADVICE_DAMAGED, OpenError, StoreError};
 use crate::key::{KEY_BYTES_MAX, KeyRange, TableName};
 use core::ops::ControlFlow;
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use onggi_common_host::durable;
 use onggi_common_units::ByteCount;
 use rocksdb::{
@@ -34,6 +34,8 @@ mod torn;
 
 /// With so many writes from one look to the next a store is at rest.
 const REST_WRITES_MAX: u64 = 1_000;
+/// So often it is found at rest before its recent rows leave memory.
+const REST_LOOKS: u32 = 6;
 /// Less than this is left in memory.
 const FLUSH_BYTES_MIN: u64 = 1 << 20;
 const MEMTABLE_BYTES: &str = "rocksdb.cur-size-active-mem-table";
@@ -95,6 +97,7 @@ pub struct RocksStore {
     tables: Vec<TableName>,
     /// The last write when the store was tended last.
     tended: AtomicU64,
+    looks_at_rest: AtomicU32,
     synced: WriteOptions,
     lazy: WriteOptions,
 }
@@ -156,6 +159,7 @@ impl RocksStore {
             db,
             on_disk,
             tended: AtomicU64::new(0),
+            looks_at_rest: AtomicU32::new(0),
             tables: options.tables.iter().map(|table| table.name).collect(),
             blobs: options
                 .tables
@@ -203,12 +207,16 @@ impl RocksStore {
         Ok(())
     }
 
-    /// Begins to write recent rows to table files when hardly any came since the last time: that gives their memory back,
-    /// and the next start has less of the log to read.
+    /// Begins to write recent rows to table files when hardly any came for some time: that gives their memory back, and the
+    /// next start has less of the log to read. What was written a moment ago is often read soon, from memory.
     fn flush_at_rest(&self) -> Result<(), StoreError> {
         let last = self.db.latest_sequence_number();
         let before = self.tended.swap(last, Ordering::Relaxed);
         if last.saturating_sub(before) > REST_WRITES_MAX {
+            self.looks_at_rest.store(0, Ordering::Relaxed);
+            return Ok(());
+        }
+        if self.looks_at_rest.fetch_add(1, Ordering::Relaxed) < REST_LOOKS {
             return Ok(());
         }
         let mut options = FlushOptions::default();

@@ -425,14 +425,18 @@ fn recent_rows_go_to_table_files_when_no_more_come() {
             store.write(&batch, Durability::Lazy).unwrap();
         }
     };
-    write(2_000, 1 << 10);
-    store.tend().unwrap();
     // While many come the store is left alone.
-    write(2_000, 1 << 10);
-    store.tend().unwrap();
+    for _ in 0..10 {
+        write(2_000, 1 << 10);
+        store.tend().unwrap();
+    }
+    // So it is for some time afterwards.
+    for _ in 0..6 {
+        write(10, 1);
+        store.tend().unwrap();
+    }
     std::thread::sleep(std::time::Duration::from_millis(200));
     assert!(!has_tables());
-    write(10, 1);
     store.tend().unwrap();
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
     while !has_tables() {
