@@ -3,7 +3,7 @@
 use anyhow::{Result, ensure};
 use clap::Subcommand;
 use onggi_common_host::SystemEntropy;
-use onggi_object_device::{DeviceOptions, check};
+use onggi_object_device::{DeviceOptions, check, dump};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -60,7 +60,7 @@ pub(crate) fn run(command: DeviceCommand) -> Result<ExitCode> {
             })
         }
         DeviceCommand::Dump { directory } => {
-            check::dump(&directory, &mut |line| println!("{line}"))?;
+            dump::dump(&directory, &mut |line| println!("{line}"))?;
             Ok(ExitCode::SUCCESS)
         }
         DeviceCommand::Repair {

@@ -227,7 +227,10 @@ fn refused_with_a_wrong_secret(attached: &Attached, portal: SocketAddr) -> Resul
     // open-iscsi's ISCSI_ERR_LOGIN_AUTH_FAILED.
     ensure!(answer.status == 24, "a wrong secret got {answer:?}");
     attached.node("-o delete")?;
-    attached.guest.run("kill $(pidof iscsid)")?;
+    // It is two processes, of which one may end with the other before it is told to itself.
+    attached
+        .guest
+        .ask("for pid in $(pidof iscsid); do kill $pid; done")?;
     attached.guest.await_success(
         "! grep -q ISCSIADM_ABSTRACT_NAMESPACE /proc/net/unix",
         Duration::from_secs(10),

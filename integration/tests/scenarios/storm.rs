@@ -47,6 +47,22 @@ fn kill_nodes(system: &System, random: &mut Random, is_over: &AtomicBool) -> Res
     Ok(killed)
 }
 
+/// No device that was killed has rows that do not fit each other.
+fn check_devices(system: &System) -> Result<()> {
+    for (address, devices) in &system.addresses.nodes {
+        for device in devices {
+            let directory = system.state.join("object/devices").join(device);
+            let report = onggi_object_device::check::check(&directory, true)?;
+            ensure!(
+                report.problem_count == 0,
+                "{device} of {address}: {:?}",
+                report.problems
+            );
+        }
+    }
+    Ok(())
+}
+
 /// Takes both disks of a node away, as if it were replaced by a new machine.
 fn wipe(system: &System, index: usize) -> Result<()> {
     let (_, devices) = &system.addresses.nodes[index];
@@ -109,6 +125,7 @@ fn killed_and_wiped() -> Result<Outcome> {
     ensure!(killed >= 10 && acknowledged >= 100, "that was no storm");
 
     system.stop()?;
+    check_devices(&system)?;
     wipe(&system, 2)?;
     let flipped = flip_bits(&system, 5)?;
     system.launch()?;

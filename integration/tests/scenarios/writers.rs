@@ -6,20 +6,25 @@
 
 use crate::connection::{Answer, Connection};
 use crate::curl::Curl;
-use crate::object::copies;
-use anyhow::{Context as _, Result, ensure};
+use crate::object::{Absence, copies};
+use anyhow::{Context as _, Result, bail};
 use onggi_common_host::entropy::{Entropy as _, SystemEntropy};
+use onggi_common_host::in_use;
 use onggi_integration::powercut::random::Random;
 use onggi_integration::system::System;
+use onggi_object_device::{OpenError, dump};
 use std::collections::BTreeSet;
+use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// How many write at a time.
 const CLIENTS: usize = 6;
-/// Names of each client.
-const NAMES: usize = 12;
+/// Names of each client: so many that most are not written again after a trouble that would show on them.
+const NAMES: usize = 120;
+/// Of so many names one is looked for on each device.
+const LOCATED_ONE_IN: usize = 60;
 /// How long a cluster may take to be whole again.
 const WHOLE_WITHIN: Duration = Duration::from_secs(90);
 /// One in so many PUTs goes to a file.
@@ -242,15 +247,51 @@ pub(crate) fn judge(clients: &mut [Client<'_>]) -> Result<Option<String>> {
     }))
 }
 
+/// What devices hold of the names in a text. Ends all nodes to look at it.
+fn rows_of(system: &System, text: &str) -> Result<String> {
+    let _absence = Absence::begin(system)?;
+    let mut rows = String::new();
+    let named: BTreeSet<&str> = text
+        .split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '-')
+        .filter(|word| word.starts_with("client"))
+        .collect();
+    let is_meant = |line: &str| {
+        let mut words = line.split([' ', '/']);
+        line.starts_with("container") || words.any(|word| named.contains(word))
+    };
+    for (address, devices) in &system.addresses.nodes {
+        // One that is away already is none the worse for it.
+        drop(system.kill(&format!("node-{address}")));
+        for device in devices {
+            let directory = system.state.join("object/devices").join(device);
+            writeln!(rows, "{address} {device}")?;
+            let dump = || {
+                dump::dump(&directory, &mut |line| {
+                    if is_meant(&line) {
+                        rows.push_str(&line);
+                        rows.push('\n');
+                    }
+                })
+            };
+            in_use::awaited(dump, OpenError::is_in_use)?;
+        }
+    }
+    Ok(rows)
+}
+
 /// Waits until the cluster is whole: objects, listing, and all copies of some names.
 pub(crate) fn await_whole(system: &System, clients: &mut [Client<'_>]) -> Result<Duration> {
     let begun = Instant::now();
+    for client in clients.iter_mut() {
+        // A request that was refused before its body was read ends the connection with its answer.
+        client.connection = Connection::open(client.host, client.curl)?;
+    }
     let account = clients[0].curl.url.rsplit('/').next().context("account")?;
     loop {
         let mut lack = judge(clients)?;
         let present = clients.iter().flat_map(|client| &client.names);
         let present = present.filter(|name| !name.states.contains(&State::Absent));
-        for name in present.step_by(5) {
+        for name in present.step_by(LOCATED_ONE_IN) {
             let (held, all) = copies(system, &format!("{account}{}", name.path))?;
             if held != all {
                 lack = Some(format!("{} has {held} of {all} copies", name.path));
@@ -260,10 +301,10 @@ pub(crate) fn await_whole(system: &System, clients: &mut [Client<'_>]) -> Result
         let Some(lack) = lack else {
             return Ok(begun.elapsed());
         };
-        ensure!(
-            begun.elapsed() < WHOLE_WITHIN,
-            "after {WHOLE_WITHIN:?}: {lack}"
-        );
+        if begun.elapsed() >= WHOLE_WITHIN {
+            let rows = rows_of(system, &lack)?;
+            bail!("after {WHOLE_WITHIN:?}: {lack}; what devices hold:\n{rows}");
+        }
         std::thread::sleep(Duration::from_millis(300));
     }
 }

@@ -81,9 +81,9 @@ pub struct Rebuilt {
 }
 
 /// A device's store, opened without changing anything of the device.
-struct AtRest<'a> {
+pub(crate) struct AtRest<'a> {
     directory: &'a Path,
-    store: RocksStore,
+    pub(crate) store: RocksStore,
 }
 
 fn marker(directory: &Path) -> Result<Marker, OpenError> {
@@ -92,7 +92,7 @@ fn marker(directory: &Path) -> Result<Marker, OpenError> {
     })
 }
 
-fn open(directory: &Path) -> Result<AtRest<'_>, OpenError> {
+pub(crate) fn open(directory: &Path) -> Result<AtRest<'_>, OpenError> {
     let marker = marker(directory)?;
     if marker.format < Marker::CURRENT {
         return Err(OpenError::FormatBefore {
@@ -373,51 +373,6 @@ impl AtRest<'_> {
         }
         Ok(())
     }
-}
-
-/// Shows each row of a device at rest as a line of text.
-///
-/// # Errors
-/// When the device is in use, is none, its store cannot be opened, or a row is damaged.
-pub fn dump(directory: &Path, line: &mut dyn FnMut(String)) -> Result<(), OpenError> {
-    let device = open(directory)?;
-    rebuild::visit::<StoredObject>(&device.store, OBJECT, &mut |key, stored| {
-        let key =
-            ObjectKey::from_bytes(key).map_or_else(|| format!("{key:02x?}"), |key| key.text());
-        let row = &stored.row;
-        let what = row.body.as_ref().map_or_else(
-            || "deleted".to_owned(),
-            |body| {
-                format!(
-                    "{} bytes, ETag {}, {:?}",
-                    body.length, body.etag, stored.location
-                )
-            },
-        );
-        let stamps = format!(
-            "{} {} {}",
-            row.data_timestamp, row.content_type_timestamp, row.metadata_timestamp
-        );
-        line(format!("object {key} {} {stamps} {what}", row.path));
-        Ok(())
-    })?;
-    rebuild::visit::<RosterRow>(&device.store, ROSTER, &mut |_, row| {
-        let name = row.container.as_ref().map_or_else(
-            || format!("account {}", row.account),
-            |container| format!("container {}/{container}", row.account),
-        );
-        let state = if row.exists() { "there" } else { "deleted" };
-        line(format!(
-            "{name} {state} put {} deleted {} records {} objects {} bytes {}",
-            row.put_timestamp,
-            row.delete_timestamp,
-            row.live_count,
-            row.object_count,
-            row.bytes_used
-        ));
-        Ok(())
-    })?;
-    Ok(())
 }
 
 /// Builds the index of dates and the digests of a device at rest anew from its rows.

@@ -127,7 +127,12 @@ fn roster_key(key: &RosterKey) -> Vec<u8> {
     [&[ROSTER], key.bytes().as_slice()].concat()
 }
 
-fn decode(key: &[u8], value: &[u8]) -> Result<PendingObject, CodecError> {
+/// Where the rows of objects are.
+pub(crate) fn objects() -> KeyRange {
+    KeyRange::prefix([OBJECT])
+}
+
+pub(crate) fn decode(key: &[u8], value: &[u8]) -> Result<PendingObject, CodecError> {
     let malformed = CodecError::Malformed { what: WHAT };
     let key = key.strip_prefix(&[OBJECT]).and_then(ObjectKey::from_bytes);
     let key = key.ok_or_else(|| malformed.clone())?;
@@ -172,7 +177,7 @@ impl Device {
         after: Option<&ObjectKey>,
         limit: usize,
     ) -> Result<Vec<PendingObject>, DeviceError> {
-        let range = KeyRange::prefix([OBJECT]);
+        let range = objects();
         let range = after.map_or_else(|| range.clone(), |key| range.resume_after(&object_key(key)));
         let page = self
             .reader()

@@ -7,6 +7,15 @@ use onggi_object_wire::{Digest, ObjectRow};
 
 use crate::key::ObjectKey;
 
+/// Where something may be read from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReadFrom {
+    /// Only from the store's own memory: it does not block.
+    Memory,
+    /// From the disk, too.
+    Disk,
+}
+
 /// Where an object's bytes are.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Location {

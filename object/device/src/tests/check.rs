@@ -1,15 +1,17 @@
 //! Devices at rest: checked, and made again.
 
-use super::{delete, key, open_rocks, options, pattern, put, read};
-use crate::check::{check, dump, rebuild_from_files, repair};
+use super::{at, delete, key, open_rocks, options, path, pattern, put, read};
+use crate::check::{check, rebuild_from_files, repair};
+use crate::dump::dump;
 use crate::large;
 use crate::tables::{BODY, DIGEST, EXPIRY, OBJECT};
-use crate::{Location, OpenError, RosterKey, RosterKind, RosterRow};
+use crate::{Location, Merge, NewRow, OpenError, RosterKey, RosterKind, RosterRow, Tell};
 use onggi_common_host::SystemEntropy;
 use onggi_common_meta::KeyRange;
 use onggi_common_meta::local::{Batch, Durability};
 use onggi_common_units::UtcTime;
 use onggi_object_ring::PathHash;
+use onggi_object_wire::ObjectRow;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
@@ -58,7 +60,7 @@ fn a_whole_device_is_whole_and_looking_changes_nothing() {
     }
     let mut lines = Vec::new();
     dump(&directory, &mut |line| lines.push(line)).unwrap();
-    assert_eq!(lines.len(), 5);
+    assert_eq!(lines.len(), 5, "{lines:?}");
     assert!(
         lines
             .iter()
@@ -73,6 +75,55 @@ fn a_whole_device_is_whole_and_looking_changes_nothing() {
     drop(device);
     let nowhere = check(&dir.path().join("d2"), false);
     assert!(matches!(nowhere, Err(OpenError::NoDevice { .. })));
+}
+
+#[test]
+fn the_dump_shows_what_listings_have_and_what_they_have_yet_to_hear() {
+    let dir = tempfile::tempdir().unwrap();
+    let directory = dir.path().join("d1");
+    let device = open_rocks(&directory);
+    let container = RosterKey {
+        kind: RosterKind::Container,
+        hash: PathHash::new([6; 16]),
+    };
+    let row = RosterRow::new("a".parse().unwrap(), Some("c".parse().unwrap()));
+    let made = device.change_roster(&container, row, |row| {
+        row.put_timestamp = at(1);
+        crate::roster::Decision::Write
+    });
+    made.unwrap();
+    let tell = |number, ticks, here, elsewhere| {
+        let how = Merge {
+            tell: Some(Tell {
+                since: UtcTime::from_seconds(9),
+                here,
+                elsewhere,
+            }),
+            ..Merge::default()
+        };
+        let row = ObjectRow::tombstone(path(number), at(ticks));
+        let new = NewRow { row, body: None };
+        device.merge_object(&key(number), new, how).unwrap();
+    };
+    tell(1, 5, Some(container), false);
+    tell(2, 6, None, true);
+    drop(device);
+    let mut lines = Vec::new();
+    dump(&directory, &mut |line| lines.push(line)).unwrap();
+    let has = |start: &str, end: &str| {
+        let mut lines = lines.iter();
+        lines.any(|line| line.starts_with(start) && line.ends_with(end))
+    };
+    let stamps = |ticks| format!("{0} {0} {0} deleted", at(ticks));
+    assert!(
+        has("in container a/c: o1 ", &stamps(5)),
+        "listed: {lines:?}"
+    );
+    assert!(
+        has("untold container /a/c: o2 ", &stamps(6)),
+        "untold: {lines:?}"
+    );
+    assert_eq!(lines.len(), 5, "{lines:?}");
 }
 
 #[test]
