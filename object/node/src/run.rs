@@ -6,6 +6,7 @@ use crate::machine::Machine;
 use crate::options::Options;
 use crate::rings::Rings;
 use crate::server::Node;
+use core::time::Duration;
 use onggi_common_host::in_use;
 use onggi_common_service::Drain;
 use onggi_common_service::http::{self, Limits};
@@ -13,6 +14,9 @@ use onggi_object_client::{NodeClient, Nodes};
 use std::sync::Arc;
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
+
+/// How long a daemon that broke is left alone.
+const RESTART_PAUSE: Duration = Duration::from_secs(5);
 
 /// A node that cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -77,36 +81,85 @@ pub(crate) async fn start(
         tokio::task::spawn_blocking(move || Node::open(&options, &Machine::real(&options))).await
     };
     let node = Arc::new(opened.ok().ok_or(RunError::CutOff)??);
-    let rings = Arc::clone(&node.rings);
-    let wake = Arc::new(Notify::new());
-    let mut daemons = vec![
-        tokio::spawn(Arc::clone(&node).sweep(drain.clone())),
-        tokio::spawn(rings.watch(drain.clone())),
-        tokio::spawn(Arc::clone(&node).replicate(
-            options.replication_interval,
-            wake,
-            drain.clone(),
-        )),
-        tokio::spawn(Arc::clone(&node).update(options.update_interval, drain.clone())),
-        tokio::spawn(Arc::clone(&node).expire(
-            options.expiry_interval,
-            options.expiry_delay,
-            drain.clone(),
-        )),
-        tokio::spawn(Arc::clone(&node).reap(options.reaping, drain.clone())),
-        tokio::spawn(Arc::clone(&node).reconcile(options.reconcile_interval, drain.clone())),
-        tokio::spawn(Arc::clone(&node).audit(
-            options.audit_bytes_per_second,
-            options.audit_interval,
-            drain.clone(),
-        )),
-    ];
-    if let Some(options) = options.container_sync.clone() {
-        let sender = Arc::new(Sender::new(Arc::clone(&node), options));
-        daemons.push(tokio::spawn(sender.run(drain.clone())));
-    }
+    let daemons = daemons(&node, options, drain);
     tracing::info!(address = options.address, "the node serves");
     Ok((node, daemons))
+}
+
+/// Starts what a node does by itself.
+fn daemons(node: &Arc<Node>, options: &Options, drain: &Drain) -> Vec<tokio::task::JoinHandle<()>> {
+    let wake = Arc::new(Notify::new());
+    let (replication, update) = (options.replication_interval, options.update_interval);
+    let (expiry, delay) = (options.expiry_interval, options.expiry_delay);
+    let (reaping, reconciling) = (options.reaping, options.reconcile_interval);
+    let (audit_rate, audit) = (options.audit_bytes_per_second, options.audit_interval);
+    let start = Start { node, drain };
+    let mut daemons = vec![
+        start.one("sweeper", Node::sweep),
+        start.one("rings", |node, drain| Arc::clone(&node.rings).watch(drain)),
+        start.one("replicator", move |node, drain| {
+            node.replicate(replication, Arc::clone(&wake), drain)
+        }),
+        start.one("updater", move |node, drain| node.update(update, drain)),
+        start.one("expirer", move |node, drain| {
+            node.expire(expiry, delay, drain)
+        }),
+        start.one("reaper", move |node, drain| node.reap(reaping, drain)),
+        start.one("reconciler", move |node, drain| {
+            node.reconcile(reconciling, drain)
+        }),
+        start.one("auditor", move |node, drain| {
+            node.audit(audit_rate, audit, drain)
+        }),
+    ];
+    if let Some(options) = options.container_sync.clone() {
+        daemons.push(start.one("container sync", move |node, drain| {
+            Arc::new(Sender::new(node, options.clone())).run(drain)
+        }));
+    }
+    daemons
+}
+
+/// What every daemon is started with.
+struct Start<'a> {
+    node: &'a Arc<Node>,
+    drain: &'a Drain,
+}
+
+impl Start<'_> {
+    fn one<F>(
+        &self,
+        name: &'static str,
+        run: impl Fn(Arc<Node>, Drain) -> F + Send + 'static,
+    ) -> tokio::task::JoinHandle<()>
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let (node, drain) = (Arc::clone(self.node), self.drain.clone());
+        kept(name, self.drain.clone(), move || {
+            run(Arc::clone(&node), drain.clone())
+        })
+    }
+}
+
+/// Starts a daemon, and starts it again when it panicked: a node must not go on without it.
+fn kept<F>(
+    name: &'static str,
+    drain: Drain,
+    run: impl Fn() -> F + Send + 'static,
+) -> tokio::task::JoinHandle<()>
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    tokio::spawn(async move {
+        while let Err(error) = tokio::spawn(run()).await {
+            tracing::error!(name, %error, "a daemon of the node broke and is started again");
+            tokio::select! {
+                () = tokio::time::sleep(RESTART_PAUSE) => {}
+                () = drain.requested() => return,
+            }
+        }
+    })
 }
 
 impl Node {
@@ -133,4 +186,31 @@ fn open(options: &Options, machine: &Machine) -> Result<Disks, RunError> {
         tracing::error!(device = %name, %error, "a device is out of service");
     }
     Ok(disks)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use core::sync::atomic::{AtomicU32, Ordering};
+
+    #[tokio::test(start_paused = true)]
+    async fn a_daemon_that_panics_is_started_again_until_it_ends() {
+        let starts = Arc::new(AtomicU32::new(0));
+        let counted = Arc::clone(&starts);
+        let daemon = kept("test", Drain::new(), move || {
+            let start = counted.fetch_add(1, Ordering::Relaxed);
+            async move { assert!(start >= 2, "this daemon breaks twice") }
+        });
+        daemon.await.unwrap();
+        assert_eq!(starts.load(Ordering::Relaxed), 3);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_drain_ends_what_always_panics() {
+        let drain = Drain::new();
+        let daemon = kept("test", drain.clone(), || async { panic!("as always") });
+        tokio::time::sleep(RESTART_PAUSE / 2).await;
+        drain.begin();
+        daemon.await.unwrap();
+    }
 }
