@@ -4,7 +4,7 @@ use crate::device::Device;
 use crate::error::DeviceError;
 use crate::key::ObjectKey;
 use crate::large::{self, LargeBody, LargeError};
-use crate::stored::{Location, StoredObject};
+use crate::stored::{Location, ReadFrom, StoredObject};
 use crate::tables::BODY;
 use bytes::Bytes;
 use onggi_object_model::ByteRange;
@@ -76,16 +76,16 @@ impl Device {
         Ok(BodyReader::new(key, stored, source, (body.length, ranges)))
     }
 
-    /// The same for a small body that no disk is needed to read and that passes its checksum; `None` for all others. It
-    /// does not block.
+    /// The same for a small body that passes its checksum; `None` for all others. It blocks only where the disk may be read.
     ///
     /// # Errors
     /// When the store cannot answer.
-    pub fn open_body_cached(
+    pub fn open_small_body(
         &self,
         key: &ObjectKey,
         stored: &StoredObject,
         ranges: &[ByteRange],
+        from: ReadFrom,
     ) -> Result<Option<BodyReader>, DeviceError> {
         let Some(body) = stored
             .row
@@ -95,7 +95,10 @@ impl Device {
         else {
             return Ok(None);
         };
-        let value = self.reader().get_cached(BODY, &key.bytes())?.flatten();
+        let value = match from {
+            ReadFrom::Memory => self.reader().get_cached(BODY, &key.bytes())?.flatten(),
+            ReadFrom::Disk => self.reader().get(BODY, &key.bytes())?,
+        };
         // What is missing or damaged is looked at again by who may block and quarantine.
         let value = value.filter(|value| Root::of(value) == body.root);
         Ok(value.map(|value| {

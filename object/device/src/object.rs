@@ -10,7 +10,7 @@ use crate::large;
 use crate::pending::{PendingObject, Tell};
 use crate::plan::plan;
 use crate::reservation::Commit;
-use crate::stored::{Location, StoredObject};
+use crate::stored::{Location, ReadFrom, StoredObject};
 use crate::tables::{BODY, OBJECT};
 use crate::upload::Finished;
 use core::ops::ControlFlow;
@@ -165,14 +165,18 @@ impl Device {
         Ok(bytes.map(|bytes| table::decode(&bytes)).transpose()?)
     }
 
-    /// The same if no disk is needed to know it; `None` when one is. It does not block.
+    /// The same from where it may be read; `None` when it would have to be read from elsewhere.
     ///
     /// # Errors
     /// When the store cannot answer, or the row is damaged.
-    pub fn get_object_cached(
+    pub fn get_object_from(
         &self,
         key: &ObjectKey,
+        from: ReadFrom,
     ) -> Result<Option<Option<StoredObject>>, DeviceError> {
+        if from == ReadFrom::Disk {
+            return self.get_object(key).map(Some);
+        }
         let Some(bytes) = self.reader().get_cached(OBJECT, &key.bytes())? else {
             return Ok(None);
         };

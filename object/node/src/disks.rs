@@ -4,6 +4,7 @@ use crate::machine::{Calls, Machine, Off};
 use crate::options::Options;
 use crate::pace::Pace;
 use crate::progress::Progress;
+use crate::quick::Quick;
 use core::sync::atomic::{AtomicBool, Ordering};
 use core::time::Duration;
 use onggi_common_host::in_use;
@@ -41,6 +42,10 @@ pub(crate) struct Disk {
     progress: Arc<Progress>,
     /// How fast it gives what peers lack.
     pace: Arc<Pace>,
+    /// How fast small reads are.
+    quick: Arc<Quick>,
+    /// Whether the node has no other.
+    is_alone: bool,
 }
 
 /// Changes that wait for a device. While one group is written the next one gathers.
@@ -232,6 +237,25 @@ impl Disk {
         self.judged(called.await.ok().ok_or(DiskError::CutOff)?)
     }
 
+    /// Makes a small read where it is asked for, if the disk has been quick; `None` when it has not, or the read has to be
+    /// made by who may block.
+    pub(crate) fn in_place<T>(
+        &self,
+        read: impl FnOnce() -> Result<Option<T>, DeviceError>,
+    ) -> Result<Option<T>, DiskError> {
+        let is_threaded = matches!(self.calls, Calls::Threads);
+        let leave = is_threaded.then(|| self.quick.in_place(self.is_alone));
+        match leave.flatten() {
+            Some(_leave) => self.judged(read()),
+            None => Ok(None),
+        }
+    }
+
+    /// How fast small reads are.
+    pub(crate) fn quick(&self) -> Arc<Quick> {
+        Arc::clone(&self.quick)
+    }
+
     /// Counts failures of the device, and takes it out of service when they are too many.
     fn judged<T>(&self, outcome: Result<T, DeviceError>) -> Result<T, DiskError> {
         outcome.map_err(|error| {
@@ -373,6 +397,8 @@ impl Disks {
                         is_rejoining: Arc::new(AtomicBool::new(is_rejoining)),
                         progress: Arc::new(Progress::default()),
                         pace: Arc::new(Pace::new(options.replication_bytes_per_second)),
+                        quick: Arc::default(),
+                        is_alone: options.devices.len() == 1,
                     };
                     disks.insert(name.clone(), disk);
                 }

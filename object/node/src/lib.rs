@@ -23,6 +23,7 @@ pub mod options;
 mod pace;
 pub mod progress;
 mod push;
+mod quick;
 mod quorum;
 mod reading;
 pub mod reaper;

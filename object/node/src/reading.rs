@@ -10,7 +10,7 @@ use http::{HeaderValue, StatusCode};
 use http_body::{Body as HttpBody, Frame};
 use http_body_util::BodyExt as _;
 use onggi_common_service::http::{Body, BodyError, Response, full};
-use onggi_object_device::{BodyReader, Device, DeviceError, ObjectKey, StoredObject};
+use onggi_object_device::{BodyReader, Device, DeviceError, ObjectKey, ReadFrom, StoredObject};
 use onggi_object_model::ByteRange;
 use onggi_object_model::range::{RangeHeader, Selection};
 use onggi_object_wire::object::{Found, Get, Missing, Wanted};
@@ -33,12 +33,23 @@ impl Call<'_> {
             length_max: self.answer_max,
         };
         // Most of what is read often is in memory: that needs no thread that may block.
-        let known = read_cached(disk.device(), &key, &get, wants);
-        let read = match known.map_err(DiskError::from).transpose() {
+        let small = |from| read_small(disk.device(), &key, &get, wants, from);
+        let known = match small(ReadFrom::Memory).transpose() {
+            None => disk.in_place(|| small(ReadFrom::Disk)).transpose(),
+            known => known.map(|read| read.map_err(DiskError::from)),
+        };
+        let read = match known {
             Some(read) => read,
             None => {
-                let blocking = move |device: &Device| read(device, &key, &get, wants);
-                disk.call(blocking).await
+                let quick = disk.quick();
+                let read = move |device: &Device| {
+                    let small = || read_small(device, &key, &get, wants, ReadFrom::Disk);
+                    match quick.timed(small)? {
+                        Some(read) => Ok(read),
+                        None => read(device, &key, &get, wants),
+                    }
+                };
+                disk.call(read).await
             }
         };
         let read = read.map_err(|error| respond::disk_error("reading an object", &error))?;
@@ -153,14 +164,15 @@ fn see(stored: Option<&StoredObject>, get: &Get, wants: Wants) -> Seen {
     Seen::Bytes(found)
 }
 
-/// Reads what is in memory; `None` when a disk is needed, or something is wrong.
-fn read_cached(
+/// Reads what can be had whole at once; `None` when it has to be read from elsewhere, or something is wrong.
+fn read_small(
     device: &Device,
     key: &ObjectKey,
     get: &Get,
     wants: Wants,
+    from: ReadFrom,
 ) -> Result<Option<Read>, DeviceError> {
-    let Some(stored) = device.get_object_cached(key)? else {
+    let Some(stored) = device.get_object_from(key, from)? else {
         return Ok(None);
     };
     let found = match see(stored.as_ref(), get, wants) {
@@ -170,7 +182,7 @@ fn read_cached(
     let Some(stored) = stored else {
         return Ok(None);
     };
-    let Some(mut reader) = device.open_body_cached(key, &stored, &found.ranges)? else {
+    let Some(mut reader) = device.open_small_body(key, &stored, &found.ranges, from)? else {
         return Ok(None);
     };
     let first = reader.next(device)?.unwrap_or_default();
