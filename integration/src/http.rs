@@ -69,6 +69,12 @@ impl Connection {
         piece: &[u8],
         times: usize,
     ) -> Result<Answer> {
+        self.send(head, piece, times)?;
+        self.answer(head.method)
+    }
+
+    /// Sends a request, whose answer has to be taken before the next is sent.
+    pub(crate) fn send(&mut self, head: &Head<'_>, piece: &[u8], times: usize) -> Result<()> {
         let length = piece.len() * times;
         let mut text = format!(
             "{} {} HTTP/1.1\r\nHost: {}\r\n{}",
@@ -88,10 +94,11 @@ impl Connection {
                 self.stream.write_all(piece)?;
             }
         }
-        self.answer(head.method == "HEAD")
+        Ok(())
     }
 
-    fn answer(&mut self, has_no_body: bool) -> Result<Answer> {
+    /// Takes the answer of a request with this method.
+    pub(crate) fn answer(&mut self, method: &str) -> Result<Answer> {
         let head = self.answer_head()?;
         let status = head
             .split(' ')
@@ -108,13 +115,18 @@ impl Connection {
             "a chunked answer, which this client does not read: {}",
             answer.head
         );
-        if has_no_body || status == 204 || status == 304 {
+        if method == "HEAD" || status == 204 || status == 304 {
             return Ok(answer);
         }
         let length = answer.header("content-length").context("no length")?;
         answer.body_bytes = length.parse()?;
         self.skip(answer.body_bytes)?;
         Ok(answer)
+    }
+
+    /// The socket, to wait until an answer begins to come.
+    pub(crate) const fn socket(&self) -> &TcpStream {
+        &self.stream
     }
 
     fn answer_head(&mut self) -> Result<String> {

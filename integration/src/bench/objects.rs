@@ -10,10 +10,10 @@ mod swift;
 use super::table::{self, Row, median};
 use super::{Measured, median_of};
 use crate::http::{Connection, Head};
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 use contender::{Contender, Paused};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 const CLIENTS: usize = 16;
@@ -25,6 +25,7 @@ const LARGE_COUNT: usize = 4;
 /// The names of a listing: the most that one request gives.
 const NAMES: usize = 10_000;
 const LISTINGS: usize = 50;
+const ANSWER_SECONDS_MAX: i64 = 120;
 /// How long a cluster that was stopped has before it is measured.
 const RECOVERY: Duration = Duration::from_secs(1);
 
@@ -333,67 +334,105 @@ impl Side {
     }
 }
 
-// Sends requests from as many clients as the kind has until the time or the names are over: the latencies, and how many
-// names were used.
-fn drive(contender: &Contender, load: Load<'_>) -> Result<(Vec<Duration>, usize)> {
-    let next = AtomicUsize::new(0);
-    let end = Instant::now() + load.time;
-    std::thread::scope(|scope| {
-        let clients: Vec<_> = (0..load.kind.clients())
-            .map(|_| scope.spawn(|| client(contender, load, &next, end)))
-            .collect();
-        let mut latencies = Vec::new();
-        for client in clients {
-            let Ok(outcome) = client.join() else {
-                bail!("a client panicked");
-            };
-            latencies.extend(outcome?);
-        }
-        Ok((latencies, next.load(Ordering::Relaxed).min(load.names)))
-    })
+/// One client of several.
+struct Client {
+    connection: Connection,
+    /// When its request was sent; `None` when it sends no more.
+    sent: Option<Instant>,
 }
 
-fn client(
-    contender: &Contender,
-    load: Load<'_>,
-    next: &AtomicUsize,
-    end: Instant,
-) -> Result<Vec<Duration>> {
-    let mut connection = Connection::open(contender.address)?;
+// Sends requests over as many connections as the kind has until the time or the names are over: the latencies, and how many
+// names were used. One thread serves them all: clients that wait for each other's processor would be measured as well.
+fn drive(contender: &Contender, load: Load<'_>) -> Result<(Vec<Duration>, usize)> {
+    let Load { kind, .. } = load;
+    let mut next = 0;
+    let end = Instant::now() + load.time;
     let mut latencies = Vec::new();
-    let Load { kind, names, .. } = load;
-    while Instant::now() < end || kind.clients() == 1 {
-        let mut number = next.fetch_add(1, Ordering::Relaxed);
+    let mut clients = Vec::new();
+    for _ in 0..kind.clients() {
+        let connection = Connection::open(contender.address)?;
+        let mut client = Client {
+            connection,
+            sent: None,
+        };
+        client.send(contender, load, &mut next)?;
+        clients.push(client);
+    }
+    loop {
+        let waiting: Vec<usize> = (0..clients.len())
+            .filter(|index| clients[*index].sent.is_some())
+            .collect();
+        if waiting.is_empty() {
+            return Ok((latencies, next.min(load.names)));
+        }
+        for index in answered(&clients, waiting)? {
+            let client = &mut clients[index];
+            latencies.extend(client.take(kind)?);
+            if Instant::now() < end || kind.clients() == 1 {
+                client.send(contender, load, &mut next)?;
+            }
+        }
+    }
+}
+
+// Those of the waiting clients whose answers have come.
+fn answered(clients: &[Client], waiting: Vec<usize>) -> Result<Vec<usize>> {
+    let [_, _, ..] = waiting[..] else {
+        return Ok(waiting);
+    };
+    let mut polled: Vec<PollFd<'_>> = waiting
+        .iter()
+        .map(|index| PollFd::new(clients[*index].connection.socket(), PollFlags::IN))
+        .collect();
+    let limit = Timespec {
+        tv_sec: ANSWER_SECONDS_MAX,
+        tv_nsec: 0,
+    };
+    let count = poll(&mut polled, Some(&limit))?;
+    ensure!(count > 0, "no answer for {ANSWER_SECONDS_MAX} seconds");
+    let ready = waiting.into_iter().zip(&polled);
+    let ready = ready.filter(|(_, polled)| !polled.revents().is_empty());
+    Ok(ready.map(|(index, _)| index).collect())
+}
+
+impl Client {
+    // Sends the next request, unless the names are over.
+    fn send(&mut self, contender: &Contender, load: Load<'_>, next: &mut usize) -> Result<()> {
+        let Load {
+            kind,
+            names,
+            container,
+            ..
+        } = load;
+        let mut number = *next;
         match kind {
             // Read again and again, in an order that no cache of the latest could serve.
             Kind::Get | Kind::Head => number = number.wrapping_mul(0x9e37_79b1) % names.max(1),
-            _ if number >= names => break,
+            _ if number >= names => return Ok(()),
             _ => {}
         }
+        *next += 1;
+        let account = &contender.account;
         let path = match kind {
-            Kind::List => format!("{}/{}?limit={NAMES}", contender.account, load.container),
-            Kind::PutLarge | Kind::GetLarge => {
-                format!("{}/{}/large-{number}", contender.account, load.container)
-            }
-            _ => format!(
-                "{}/{}/object-{number:08}",
-                contender.account, load.container
-            ),
+            Kind::List => format!("{account}/{container}?limit={NAMES}"),
+            Kind::PutLarge | Kind::GetLarge => format!("{account}/{container}/large-{number}"),
+            _ => format!("{account}/{container}/object-{number:08}"),
         };
         let head = Head {
             method: kind.method(),
             path: &path,
             headers: &contender.token_line,
         };
-        let begin = Instant::now();
-        let answer = connection.request(&head, load.piece, load.times)?;
-        latencies.push(begin.elapsed());
-        ensure!(
-            answer.status == kind.status(),
-            "{} {path}: {}",
-            head.method,
-            answer.status
-        );
+        self.sent = Some(Instant::now());
+        self.connection.send(&head, load.piece, load.times)
+    }
+
+    // Takes the answer of the request under way: how long it took.
+    fn take(&mut self, kind: Kind) -> Result<Option<Duration>> {
+        let answer = self.connection.answer(kind.method())?;
+        let took = self.sent.take().map(|sent| sent.elapsed());
+        let status = answer.status;
+        ensure!(status == kind.status(), "{}: {status}", kind.method());
         if let Some(bytes) = kind.answer_bytes() {
             ensure!(
                 answer.body_bytes == u64::try_from(bytes)?,
@@ -401,6 +440,6 @@ fn client(
                 answer.body_bytes
             );
         }
+        Ok(took)
     }
-    Ok(latencies)
 }
