@@ -13,8 +13,7 @@ use onggi_common_host::in_use;
 use onggi_integration::powercut::random::Random;
 use onggi_integration::system::System;
 use onggi_object_device::{OpenError, dump};
-use std::collections::BTreeSet;
-use std::fmt::Write as _;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -22,9 +21,9 @@ use std::time::{Duration, Instant};
 /// How many write at a time.
 const CLIENTS: usize = 6;
 /// Names of each client: so many that most are not written again after a trouble that would show on them.
-const NAMES: usize = 120;
+const NAMES: usize = 60;
 /// Of so many names one is looked for on each device.
-const LOCATED_ONE_IN: usize = 60;
+const LOCATED_ONE_IN: usize = 30;
 /// How long a cluster may take to be whole again.
 const WHOLE_WITHIN: Duration = Duration::from_secs(90);
 /// One in so many PUTs goes to a file.
@@ -247,36 +246,59 @@ pub(crate) fn judge(clients: &mut [Client<'_>]) -> Result<Option<String>> {
     }))
 }
 
+/// Shows each row of each device of a system whose nodes do not run, with the device's place.
+fn each_row(system: &System, row: &mut dyn FnMut(&str, &str)) -> Result<()> {
+    for (address, devices) in &system.addresses.nodes {
+        for device in devices {
+            let place = format!("{address}/{device}");
+            let directory = system.state.join("object/devices").join(device);
+            let dump = || dump::dump(&directory, &mut |line| row(&place, &line));
+            in_use::awaited(dump, OpenError::is_in_use)?;
+        }
+    }
+    Ok(())
+}
+
 /// What devices hold of the names in a text. Ends all nodes to look at it.
 fn rows_of(system: &System, text: &str) -> Result<String> {
     let _absence = Absence::begin(system)?;
-    let mut rows = String::new();
+    for (address, _) in &system.addresses.nodes {
+        // One that is away already is none the worse for it.
+        drop(system.kill(&format!("node-{address}")));
+    }
     let named: BTreeSet<&str> = text
         .split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '-')
         .filter(|word| word.starts_with("client"))
         .collect();
-    let is_meant = |line: &str| {
-        let mut words = line.split([' ', '/']);
-        line.starts_with("container") || words.any(|word| named.contains(word))
-    };
-    for (address, devices) in &system.addresses.nodes {
-        // One that is away already is none the worse for it.
-        drop(system.kill(&format!("node-{address}")));
-        for device in devices {
-            let directory = system.state.join("object/devices").join(device);
-            writeln!(rows, "{address} {device}")?;
-            let dump = || {
-                dump::dump(&directory, &mut |line| {
-                    if is_meant(&line) {
-                        rows.push_str(&line);
-                        rows.push('\n');
-                    }
-                })
-            };
-            in_use::awaited(dump, OpenError::is_in_use)?;
+    let mut rows = String::new();
+    each_row(system, &mut |place, row| {
+        let mut words = row.split([' ', '/']);
+        if row.starts_with("container") || words.any(|word| named.contains(word)) {
+            rows.push_str(&format!("{place} {row}\n"));
         }
-    }
+    })?;
     Ok(rows)
+}
+
+/// In what the copies of objects and listings of a stopped system differ, if in anything: then a device alone may hold a
+/// write that was not acknowledged, and others what it has told of it.
+pub(crate) fn unsettled(system: &System) -> Result<Option<String>> {
+    /// Copies of everything in the clusters of these scenarios.
+    const COPIES: usize = 3;
+    let mut copies: BTreeMap<String, usize> = BTreeMap::new();
+    let mut untold = None;
+    each_row(system, &mut |place, row| {
+        let words: Vec<&str> = row.split(' ').collect();
+        match words[..] {
+            // Key, path, three stamps; then where the bytes are, which is each device's own.
+            ["object", ..] => *copies.entry(words[..6].join(" ")).or_default() += 1,
+            ["in", "container", ..] => *copies.entry(row.to_owned()).or_default() += 1,
+            ["untold", ..] => untold = Some(format!("{place}: {row}")),
+            _ => {}
+        }
+    })?;
+    let few = copies.into_iter().find(|(_, count)| *count != COPIES);
+    Ok(untold.or(few.map(|(row, count)| format!("{count} copies of {row}"))))
 }
 
 /// Waits until the cluster is whole: objects, listing, and all copies of some names.
