@@ -1,8 +1,8 @@
 //! Reads in place: a disk whose small reads come from the page cache needs no thread that may block.
 //!
-//! A hop to a blocking thread and back costs more than such a read. Whether a disk is quick is measured, read by read: after
-//! a row of quick ones the next is made where it is asked for, until one is slow. A disk that hangs may hold up whoever
-//! reads in place, so never all threads of the runtime do, but where the node has nothing else to serve.
+//! A hop to a blocking thread and back costs more than such a read. Whether a disk is quick is measured, read by read: while
+//! nearly all are quick the next is made where it is asked for. A disk that hangs may hold up whoever reads in place, so
+//! never all threads of the runtime do, but where the node has nothing else to serve.
 
 use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use core::time::Duration;
@@ -10,19 +10,28 @@ use std::time::Instant;
 
 /// What a read from the page cache takes at most. Disks take longer, the fastest as well.
 const QUICK_MAX: Duration = Duration::from_micros(60);
-/// So many quick reads in a row make a disk a quick one.
-const ROW: u32 = 32;
-/// A read in place that takes so long says that the disk is not quick any more. A thread may be taken off its processor in
-/// the middle of one.
-const SLOW: Duration = Duration::from_millis(2);
+/// A disk with so much credit is a quick one. Each quick read gives it one.
+const CREDIT: u32 = 32;
+const CREDIT_MAX: u32 = 2 * CREDIT;
+/// What a read that was not quick takes away. A thread may be taken off its processor in the middle of a quick one, so it is
+/// not all of it.
+const SLOW_COSTS: u32 = CREDIT / 2;
 
 /// How many reads this process is making in place.
 static IN_PLACE: AtomicUsize = AtomicUsize::new(0);
 
 /// How quick one disk has been.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Quick {
-    row: AtomicU32,
+    credit: AtomicU32,
+    /// How many reads are being made in place, also from other disks.
+    reading: &'static AtomicUsize,
+}
+
+impl Default for Quick {
+    fn default() -> Self {
+        Self::among(&IN_PLACE)
+    }
 }
 
 /// A read that may be made in place, while this is held.
@@ -33,16 +42,23 @@ pub(crate) struct InPlace<'a> {
 }
 
 impl Quick {
+    const fn among(reading: &'static AtomicUsize) -> Self {
+        Self {
+            credit: AtomicU32::new(0),
+            reading,
+        }
+    }
+
     /// Whether the next read may be made in place. `is_alone` says that the node serves nothing but this disk.
     pub(crate) fn in_place(&self, is_alone: bool) -> Option<InPlace<'_>> {
-        if self.row.load(Ordering::Relaxed) < ROW {
+        if self.credit.load(Ordering::Relaxed) < CREDIT {
             return None;
         }
         let runtime = tokio::runtime::Handle::try_current().ok()?;
         let others = runtime.metrics().num_workers().saturating_sub(1);
         let most = others.max(usize::from(is_alone));
-        if IN_PLACE.fetch_add(1, Ordering::Relaxed) >= most {
-            IN_PLACE.fetch_sub(1, Ordering::Relaxed);
+        if self.reading.fetch_add(1, Ordering::Relaxed) >= most {
+            self.reading.fetch_sub(1, Ordering::Relaxed);
             return None;
         }
         Some(InPlace {
@@ -64,21 +80,22 @@ impl Quick {
         outcome
     }
 
+    /// Who notes at the same time as others may lose his word: it is an estimate.
     fn note(&self, took: Duration) {
-        if took > QUICK_MAX {
-            self.row.store(0, Ordering::Relaxed);
-        } else if self.row.load(Ordering::Relaxed) < ROW {
-            self.row.fetch_add(1, Ordering::Relaxed);
-        }
+        let credit = self.credit.load(Ordering::Relaxed);
+        let credit = if took > QUICK_MAX {
+            credit.saturating_sub(SLOW_COSTS)
+        } else {
+            CREDIT_MAX.min(credit + 1)
+        };
+        self.credit.store(credit, Ordering::Relaxed);
     }
 }
 
 impl Drop for InPlace<'_> {
     fn drop(&mut self) {
-        IN_PLACE.fetch_sub(1, Ordering::Relaxed);
-        if self.begun.elapsed() > SLOW {
-            self.quick.row.store(0, Ordering::Relaxed);
-        }
+        self.quick.reading.fetch_sub(1, Ordering::Relaxed);
+        self.quick.note(self.begun.elapsed());
     }
 }
 
@@ -86,14 +103,17 @@ impl Drop for InPlace<'_> {
 mod tests {
     use super::*;
 
+    const QUICK: Duration = Duration::from_micros(5);
+
     #[tokio::test]
-    async fn a_row_of_quick_reads_makes_a_disk_quick_and_a_slow_one_ends_it() {
-        let quick = Quick::default();
-        for _ in 1..ROW {
-            quick.note(Duration::from_micros(5));
+    async fn quick_reads_make_a_disk_quick_and_slow_ones_end_it() {
+        static READING: AtomicUsize = AtomicUsize::new(0);
+        let quick = Quick::among(&READING);
+        for _ in 1..CREDIT {
+            quick.note(QUICK);
         }
         assert!(quick.in_place(true).is_none());
-        quick.note(Duration::from_micros(5));
+        quick.note(QUICK);
         let first = quick.in_place(true).expect("quick");
         assert!(
             quick.in_place(true).is_none(),
@@ -104,7 +124,24 @@ mod tests {
             quick.in_place(false).is_none(),
             "the only thread would be held up for other disks"
         );
-        quick.note(QUICK_MAX + Duration::from_nanos(1));
+        for _ in 0..CREDIT_MAX {
+            quick.note(QUICK);
+        }
+        let slow = QUICK_MAX + Duration::from_nanos(1);
+        quick.note(slow);
+        assert!(quick.in_place(true).is_some(), "one is an accident");
+        quick.note(slow);
+        quick.note(slow);
         assert!(quick.in_place(true).is_none());
+    }
+
+    #[tokio::test]
+    async fn a_disk_that_is_slow_now_and_then_is_not_quick() {
+        let quick = Quick::default();
+        for read in 0..10_000 {
+            let slow = if read % 10 == 0 { QUICK_MAX * 2 } else { QUICK };
+            quick.note(slow);
+            assert!(quick.in_place(true).is_none());
+        }
     }
 }

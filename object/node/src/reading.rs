@@ -32,11 +32,11 @@ impl Call<'_> {
             body: with_body,
             length_max: self.answer_max,
         };
-        // Most of what is read often is in memory: that needs no thread that may block.
         let small = |from| read_small(disk.device(), &key, &get, wants, from);
-        let known = match small(ReadFrom::Memory).transpose() {
-            None => disk.in_place(|| small(ReadFrom::Disk)).transpose(),
-            known => known.map(|read| read.map_err(DiskError::from)),
+        let known = match disk.in_place(|| small(ReadFrom::Disk)) {
+            // Most of what is read often is in memory: that needs no thread that may block, whatever the disk is like.
+            Ok(None) => small(ReadFrom::Memory).map_err(DiskError::from).transpose(),
+            known => known.transpose(),
         };
         let read = match known {
             Some(read) => read,
