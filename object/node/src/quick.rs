@@ -1,10 +1,10 @@
 //! Reads in place: a disk whose small reads come from the page cache needs no thread that may block.
 //!
 //! A hop to a blocking thread and back costs more than such a read. Whether a disk is quick is measured, read by read: while
-//! nearly all are quick the next is made where it is asked for. A disk that hangs may hold up whoever reads in place, so
-//! never all threads of the runtime do, but where the node has nothing else to serve.
+//! nearly all are quick the next is made where it is asked for. A disk that hangs holds up whoever reads in place: that is one
+//! thread of the runtime at most, and none where it is the only one and there are other disks to serve.
 
-use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use core::time::Duration;
 use std::time::Instant;
 
@@ -17,21 +17,12 @@ const CREDIT_MAX: u32 = 2 * CREDIT;
 /// not all of it.
 const SLOW_COSTS: u32 = CREDIT / 2;
 
-/// How many reads this process is making in place.
-static IN_PLACE: AtomicUsize = AtomicUsize::new(0);
-
 /// How quick one disk has been.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Quick {
     credit: AtomicU32,
-    /// How many reads are being made in place, also from other disks.
-    reading: &'static AtomicUsize,
-}
-
-impl Default for Quick {
-    fn default() -> Self {
-        Self::among(&IN_PLACE)
-    }
+    /// Whether somebody is reading in place.
+    is_taken: AtomicBool,
 }
 
 /// A read that may be made in place, while this is held.
@@ -42,23 +33,15 @@ pub(crate) struct InPlace<'a> {
 }
 
 impl Quick {
-    const fn among(reading: &'static AtomicUsize) -> Self {
-        Self {
-            credit: AtomicU32::new(0),
-            reading,
-        }
-    }
-
     /// Whether the next read may be made in place. `is_alone` says that the node serves nothing but this disk.
     pub(crate) fn in_place(&self, is_alone: bool) -> Option<InPlace<'_>> {
         if self.credit.load(Ordering::Relaxed) < CREDIT {
             return None;
         }
-        let runtime = tokio::runtime::Handle::try_current().ok()?;
-        let others = runtime.metrics().num_workers().saturating_sub(1);
-        let most = others.max(usize::from(is_alone));
-        if self.reading.fetch_add(1, Ordering::Relaxed) >= most {
-            self.reading.fetch_sub(1, Ordering::Relaxed);
+        let is_only_thread = || {
+            tokio::runtime::Handle::try_current().is_ok_and(|here| here.metrics().num_workers() < 2)
+        };
+        if (!is_alone && is_only_thread()) || self.is_taken.swap(true, Ordering::Relaxed) {
             return None;
         }
         Some(InPlace {
@@ -94,7 +77,7 @@ impl Quick {
 
 impl Drop for InPlace<'_> {
     fn drop(&mut self) {
-        self.quick.reading.fetch_sub(1, Ordering::Relaxed);
+        self.quick.is_taken.store(false, Ordering::Relaxed);
         self.quick.note(self.begun.elapsed());
     }
 }
@@ -107,18 +90,14 @@ mod tests {
 
     #[tokio::test]
     async fn quick_reads_make_a_disk_quick_and_slow_ones_end_it() {
-        static READING: AtomicUsize = AtomicUsize::new(0);
-        let quick = Quick::among(&READING);
+        let quick = Quick::default();
         for _ in 1..CREDIT {
             quick.note(QUICK);
         }
         assert!(quick.in_place(true).is_none());
         quick.note(QUICK);
         let first = quick.in_place(true).expect("quick");
-        assert!(
-            quick.in_place(true).is_none(),
-            "one thread makes one read at a time"
-        );
+        assert!(quick.in_place(true).is_none(), "one at a time");
         drop(first);
         assert!(
             quick.in_place(false).is_none(),
