@@ -4,6 +4,7 @@ use crate::machine::{Calls, Machine, Off};
 use crate::options::Options;
 use crate::pace::Pace;
 use crate::progress::Progress;
+use crate::settle::Blocked;
 use core::sync::atomic::{AtomicBool, Ordering};
 use core::time::Duration;
 use onggi_common_host::in_use;
@@ -12,6 +13,7 @@ use onggi_object_device::{
     Change, Committed, Device, DeviceError, DeviceOptions, OpenError, PendingObject,
 };
 use onggi_object_wire::DeviceName;
+use onggi_object_wire::replication::Scope;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use tokio::sync::{Notify, Semaphore, oneshot};
@@ -41,6 +43,7 @@ pub(crate) struct Disk {
     progress: Arc<Progress>,
     /// How fast it gives what peers lack.
     pace: Arc<Pace>,
+    blocked: Arc<Mutex<BTreeMap<Scope, Blocked>>>,
 }
 
 /// Changes that wait for a device. While one group is written the next one gathers.
@@ -275,6 +278,11 @@ impl Disk {
         &self.pace
     }
 
+    /// By scope, the slots that wait for peers that are away.
+    pub(crate) fn blocked(&self) -> &Mutex<BTreeMap<Scope, Blocked>> {
+        &self.blocked
+    }
+
     /// What has been done with it.
     pub(crate) fn progress(&self) -> &Progress {
         &self.progress
@@ -373,6 +381,7 @@ impl Disks {
                         is_rejoining: Arc::new(AtomicBool::new(is_rejoining)),
                         progress: Arc::new(Progress::default()),
                         pace: Arc::new(Pace::new(options.replication_bytes_per_second)),
+                        blocked: Arc::default(),
                     };
                     disks.insert(name.clone(), disk);
                 }

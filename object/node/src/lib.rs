@@ -10,6 +10,7 @@
 
 mod account;
 pub mod auditor;
+mod compare;
 mod container;
 pub mod container_sync;
 mod disks;
@@ -35,6 +36,7 @@ pub mod rings;
 mod rosters;
 pub mod run;
 pub mod server;
+mod settle;
 pub mod sweeper;
 pub mod updater;
 mod upload;
