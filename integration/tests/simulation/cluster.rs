@@ -28,9 +28,10 @@ use onggi_object_proxy::{Options as ProxyOptions, Parts, Proxy};
 use onggi_object_ring::{HashSecrets, NewDevice, PartPower, Ring, RingBuilder};
 use onggi_object_wire::ClusterKeys;
 use onggi_object_wire::object::WHOLE;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tempfile::TempDir;
 use tokio::task::JoinSet;
 
@@ -45,6 +46,8 @@ pub(crate) const QUORUM: usize = 2;
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Shape {
     pub(crate) reclaim_age_days: u16,
+    /// Of all rings. Above 16 several partitions share what digests are kept for.
+    pub(crate) part_power: u8,
     /// The deliberate fault, in controls.
     pub(crate) lies: Lies,
 }
@@ -56,8 +59,21 @@ impl Default for Shape {
         let lies = Lies::None;
         Self {
             reclaim_age_days,
+            part_power: 6,
             lies,
         }
+    }
+}
+
+impl Shape {
+    /// The same, in every eighth seed with many partitions.
+    pub(crate) fn in_seed(self, seed: u64) -> Self {
+        let many = [17, 18, 17, 20];
+        let part_power = match seed % 8 {
+            5 => many[usize::try_from(seed / 8 % 4).unwrap()],
+            _ => self.part_power,
+        };
+        Self { part_power, ..self }
     }
 }
 
@@ -135,10 +151,13 @@ fn address(number: usize) -> String {
     format!("10.0.0.{number}:6200")
 }
 
-fn ring() -> Ring {
-    static RING: OnceLock<Vec<u8>> = OnceLock::new();
-    let bytes = RING.get_or_init(|| {
-        let mut builder = RingBuilder::new(PartPower::new(6).unwrap(), 3.0, 0).unwrap();
+/// A ring's file. Large ones take seconds to make.
+fn ring(part_power: u8) -> Arc<Vec<u8>> {
+    static RINGS: Mutex<BTreeMap<u8, Arc<Vec<u8>>>> = Mutex::new(BTreeMap::new());
+    let mut rings = lock(&RINGS);
+    let bytes = rings.entry(part_power).or_insert_with(|| {
+        let power = PartPower::new(part_power).unwrap();
+        let mut builder = RingBuilder::new(power, 3.0, 0).unwrap();
         for number in 1..=NODES {
             let zone = u32::try_from(number).unwrap();
             let address = address(number);
@@ -147,9 +166,9 @@ fn ring() -> Ring {
             builder.add(new).unwrap();
         }
         builder.rebalance(7, UtcTime::from_seconds(1)).unwrap();
-        builder.ring().unwrap().to_bytes()
+        Arc::new(builder.ring().unwrap().to_bytes())
     });
-    Ring::from_bytes(bytes).unwrap()
+    Arc::clone(bytes)
 }
 
 /// In memory where the machine has such a place: nothing here has to outlive the test.
@@ -179,12 +198,12 @@ impl Cluster {
     pub(crate) fn new(world: &Arc<World>, shape: Shape) -> Arc<Self> {
         let dir = folder();
         let network = Network::new(world);
-        let ring = ring();
+        let ring = ring(shape.part_power);
         let rings_dir = dir.path().join("rings");
         durable::create_dir_all(&rings_dir).unwrap();
         for name in ["account", "container", "object"] {
             let path = rings_dir.join(format!("{name}.ring.gz"));
-            durable::replace(&path, &ring.to_bytes(), Visibility::World).unwrap();
+            durable::replace(&path, &ring, Visibility::World).unwrap();
         }
         let entropy = Arc::new(SimEntropy::new(world));
         let key_ring = KeyRing::generate(&*entropy);
@@ -193,7 +212,7 @@ impl Cluster {
             network,
             members: Vec::new(),
             fronts: Vec::new(),
-            ring,
+            ring: Ring::from_bytes(&ring).unwrap(),
             token: sign(&key_ring),
             shape,
             stamps: Arc::default(),

@@ -3,10 +3,12 @@
 use crate::digests::{Digests, Sum};
 use crate::error::{DeviceError, OpenError};
 use crate::format;
+use crate::horizons::Horizons;
 use crate::large::Warmth;
-use crate::reclaim::{Aside, Horizons};
+use crate::reclaim::Aside;
 use crate::reservation::Reservations;
 use crate::space::Space;
+use crate::split::Splits;
 use crate::stripes::Stripes;
 use crate::tables;
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -34,6 +36,7 @@ pub struct Device {
     id: Uuid,
     store: Arc<dyn Store>,
     digests: Digests,
+    splits: Splits,
     stripes: Stripes,
     reservations: Reservations,
     horizons: Horizons,
@@ -102,6 +105,7 @@ impl Device {
             id,
             store,
             digests,
+            splits: Splits::default(),
             stripes: Stripes::new(),
             reservations,
             horizons,
@@ -146,7 +150,7 @@ impl Device {
         self.digests.units(scope, bits, horizon)
     }
 
-    /// The slots of a unit of so many hash bits (at most the slot bits) that hold anything.
+    /// The slots of a unit of so many hash bits that hold anything: the one it is in, where bits are more than a slot's.
     #[must_use]
     pub fn slots_in(&self, scope: Scope, unit: u32, bits: u32) -> Vec<Slot> {
         self.digests.slots_in(scope, unit, bits)
@@ -182,6 +186,10 @@ impl Device {
 
     pub(crate) const fn digest_table(&self) -> &Digests {
         &self.digests
+    }
+
+    pub(crate) const fn splits(&self) -> &Splits {
+        &self.splits
     }
 
     pub(crate) const fn stripes(&self) -> &Stripes {

@@ -2,6 +2,7 @@
 
 use crate::error::{DeviceError, OpenError};
 use crate::key::{digest_key, parse_digest_key};
+use crate::split::SlotSum;
 use crate::tables::DIGEST;
 use core::ops::ControlFlow;
 use onggi_common_meta::KeyRange;
@@ -10,7 +11,7 @@ use onggi_object_wire::codec::{CodecError, Reader, Writer};
 use onggi_object_wire::digest::SLOT_BITS;
 use onggi_object_wire::replication::Scope;
 use onggi_object_wire::{Digest, Slot};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, PoisonError};
 
 const VERSION: u8 = 1;
@@ -263,10 +264,41 @@ impl Digests {
         })
     }
 
-    /// The slots of a unit of so many bits that hold any rows.
+    /// What the slots with rows sum up to, or those among these.
+    pub(crate) fn slot_sums(
+        &self,
+        scope: Scope,
+        horizon: u16,
+        only: Option<&BTreeSet<Slot>>,
+    ) -> BTreeMap<Slot, SlotSum> {
+        let mut sums: BTreeMap<Slot, SlotSum> = BTreeMap::new();
+        self.with(|scopes| {
+            let Some(known) = scopes.get(&scope) else {
+                return;
+            };
+            let mut add = |slot: u32, day: u16, sum: &Sum| {
+                if let Some(slot) = Slot::new(slot) {
+                    sums.entry(slot).or_default().add(day, sum.digest, horizon);
+                }
+            };
+            let Some(only) = only else {
+                let days = known.days.iter();
+                return days.for_each(|((slot, day), sum)| add(*slot, *day, sum));
+            };
+            for slot in only {
+                let days = (slot.number(), 0)..=(slot.number(), u16::MAX);
+                for ((slot, day), sum) in known.days.range(days) {
+                    add(*slot, *day, sum);
+                }
+            }
+        });
+        sums
+    }
+
+    /// The slots of a unit of so many bits that hold any rows; where bits are more than a slot's, the one it is in.
     pub(crate) fn slots_in(&self, scope: Scope, unit: u32, bits: u32) -> Vec<Slot> {
         let width = SLOT_BITS.saturating_sub(bits);
-        let first = unit << width;
+        let first = (unit << width) >> bits.saturating_sub(SLOT_BITS).min(SLOT_BITS);
         self.with(|scopes| {
             let days = scopes.get(&scope).into_iter();
             let range = (first, 0)..(first + (1 << width), 0);
@@ -277,28 +309,6 @@ impl Digests {
             slots.dedup();
             slots.into_iter().filter_map(Slot::new).collect()
         })
-    }
-
-    /// Puts into the batch that a slot has no tombstones of days up to the horizon any more. The caller holds its stripe.
-    pub(crate) fn stage_reclaim(
-        &self,
-        batch: &mut Batch,
-        scope: Scope,
-        slot: Slot,
-        horizon: u16,
-    ) -> Change {
-        let days: Vec<u16> = self.with(|scopes| {
-            let sums = scopes.get(&scope).into_iter();
-            sums.flat_map(|sums| sums.settled(slot, horizon)).collect()
-        });
-        for day in &days {
-            batch.delete(DIGEST, digest_key(scope, slot, *day));
-        }
-        Change {
-            scope,
-            slot,
-            days: days.into_iter().map(|day| (day, Sum::default())).collect(),
-        }
     }
 
     /// Whether a slot has tombstones of days up to the horizon.
@@ -376,7 +386,7 @@ mod tests {
                     }
                 }
                 prop_assert_eq!(kept, plain);
-                let slots: std::collections::BTreeSet<u32> =
+                let slots: BTreeSet<u32> =
                     rows.iter().map(|(slot, _)| slot.number()).collect();
                 let found: Vec<u32> = (0..16)
                     .flat_map(|unit| digests.slots_in(SCOPE, unit, 4))

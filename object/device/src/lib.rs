@@ -14,11 +14,11 @@
 //! | `sync` | kind 1, path hash 16, peer 16 | how far of the change log the peer has; also the cluster it is copied to |
 //! | `pending` | kind 1, key | what other devices still have to be told, which containers are copied to another cluster, and [`misplaced`] objects |
 //! | `reservation` | as `object` | [`reservation::Reservation`]: the key is kept for a conditional PUT |
-//! | `horizon` | scope 1, policy 2, slot 4 | the last day whose tombstones are settled, see [`reclaim`]; and when the device was alive last |
+//! | `horizon` | scope 1, policy 2, slot 4 | the last day whose tombstones are settled, and in which part of the slot, see [`reclaim`]; and when the device was alive last |
 //! | `expiry` | second 8, as `object` | objects that have a date of deletion, in the order of the dates |
 //!
 //! A partition is the top bits of the path hash, so it is one range of `object` and of `digest` at any partition power
-//! up to the slot bits. Whatever belongs together is written in one synced batch: the row, its digest, its pending row.
+//! up to the slot bits; digests of smaller ones are added up from rows ([`split`]). Whatever belongs together is written in one synced batch: the row, its digest, its pending row.
 //!
 //! Invariants: **O1** what a call acknowledged is on stable storage. **O2** newest wins group by group, in any order of
 //! arrival. **O3** readers see a whole object or none. **O4** bytes that fail their checksum are quarantined, never
@@ -35,6 +35,7 @@ pub mod dump;
 pub mod error;
 pub mod expiry;
 pub mod format;
+mod horizons;
 pub mod key;
 mod large;
 pub mod listing;
@@ -49,6 +50,7 @@ pub mod reservation;
 pub mod roster;
 pub mod roster_row;
 mod space;
+pub mod split;
 pub mod stored;
 mod stripes;
 mod sweep;

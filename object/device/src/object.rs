@@ -482,7 +482,7 @@ impl Device {
             else {
                 return Ok(false);
             };
-            self.forget_horizon(Scope::Objects(policy), key.slot())?;
+            self.forget_horizon(Scope::Objects(policy), hash.as_bytes())?;
             let mut batch = Batch::new();
             batch.delete(OBJECT, key.bytes());
             batch.delete(BODY, key.bytes());
@@ -507,7 +507,7 @@ impl Device {
         policy: onggi_object_model::PolicyIndex,
         slot: Slot,
     ) -> Result<Vec<KeySum>, DeviceError> {
-        let horizon = self.horizon(Scope::Objects(policy), slot);
+        let horizon = self.horizons().get(Scope::Objects(policy), slot);
         let mut keys = Vec::new();
         self.visit_objects(policy, slot, &mut |key, stored| {
             keys.push(KeySum {
@@ -515,7 +515,7 @@ impl Device {
                 fragment: key.fragment,
                 digest: stored.digest(key),
                 timestamps: stored.timestamps(),
-                horizon,
+                horizon: horizon.at(key.hash.as_bytes()),
             });
         })?;
         Ok(keys)

@@ -6,18 +6,23 @@
 //! deleted in the meantime or never arrived; it is not taken up. The sender sets its copy aside, in `quarantine/`, where
 //! nothing is lost and nothing is served. A stand-in that drops a copy, because the primaries hold it, forgets its horizon:
 //! should it be a primary again, what it lacks is no sign of a deletion.
+//!
+//! Where partitions are smaller than slots a slot may hold rows of partitions that the device is no primary of. A horizon
+//! says which of the slot's partitions it speaks for ([`Cover`]): those of which the device was a primary, all of which it
+//! has compared with everybody. Of the others nothing is let go of, and nothing is refused.
 
 use crate::device::Device;
+use crate::digests::Part;
 use crate::error::DeviceError;
 use crate::format::QUARANTINE;
-use crate::key::{ObjectKey, horizon_key, parse_horizon_key};
+pub use crate::horizons::Cover;
+use crate::horizons::Horizon;
+use crate::key::{ObjectKey, horizon_key};
 use crate::large::{self, Incoming};
 use crate::stored::{Location, StoredObject, day_of, trace_day};
 use crate::stripes::Stripes;
 use crate::tables::{BODY, HORIZON, OBJECT};
-use core::ops::ControlFlow;
-use onggi_common_meta::KeyRange;
-use onggi_common_meta::local::{Batch, Durability, Order, Store};
+use onggi_common_meta::local::{Batch, Durability};
 use onggi_common_units::{Timestamp, UtcTime};
 use onggi_object_model::PolicyIndex;
 use onggi_object_wire::body::BodyHash;
@@ -31,74 +36,6 @@ use std::sync::{Mutex, PoisonError};
 const ASIDE_MAX: usize = 10_000;
 /// The row that says when the device was alive last.
 const ALIVE: &[u8] = b"alive";
-
-/// The horizons of a device's slots, as its table has them: by scope a day for each slot.
-#[derive(Debug)]
-pub(crate) struct Horizons(Mutex<BTreeMap<Scope, Vec<u16>>>);
-
-fn place_of(slot: Slot) -> usize {
-    usize::try_from(slot.number()).unwrap_or(usize::MAX)
-}
-
-fn set(days: &mut BTreeMap<Scope, Vec<u16>>, scope: Scope, slot: Slot, day: u16) {
-    let days = days.entry(scope).or_insert_with(|| vec![0; 1 << SLOT_BITS]);
-    if let Some(known) = days.get_mut(place_of(slot)) {
-        *known = day;
-    }
-}
-
-impl Horizons {
-    pub(crate) fn load(store: &dyn Store) -> Result<Self, DeviceError> {
-        let mut days = BTreeMap::new();
-        store.visit(
-            HORIZON,
-            &KeyRange::all(),
-            Order::Ascending,
-            &mut |key, value| {
-                let day = value.try_into().map(u16::from_be_bytes);
-                if let (Some((scope, slot)), Ok(day)) = (parse_horizon_key(key), day) {
-                    set(&mut days, scope, slot, day);
-                }
-                ControlFlow::Continue(())
-            },
-        )?;
-        Ok(Self(Mutex::new(days)))
-    }
-
-    fn with<T>(&self, act: impl FnOnce(&mut BTreeMap<Scope, Vec<u16>>) -> T) -> T {
-        act(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    fn get(&self, scope: Scope, slot: Slot) -> u16 {
-        let day = self.with(|days| days.get(&scope)?.get(place_of(slot)).copied());
-        day.unwrap_or(0)
-    }
-
-    /// The units of so many bits whose first slot is behind.
-    fn behind(&self, scope: Scope, bits: u32, horizon: u16) -> Vec<u32> {
-        let bits = bits.min(SLOT_BITS);
-        let count = 1 << bits;
-        self.with(|days| match days.get(&scope) {
-            Some(days) => {
-                let firsts = days.iter().step_by(1 << (SLOT_BITS - bits));
-                let units = (0..count).zip(firsts);
-                let behind = units.filter(|(_, day)| **day < horizon);
-                behind.map(|(unit, _)| unit).collect()
-            }
-            None if horizon == 0 => Vec::new(),
-            None => (0..count).collect(),
-        })
-    }
-
-    /// The slot has no horizon any more.
-    fn forget(&self, scope: Scope, slot: Slot) {
-        self.keep(scope, slot, 0);
-    }
-
-    pub(crate) fn keep(&self, scope: Scope, slot: Slot, day: u16) {
-        self.with(|days| set(days, scope, slot, day));
-    }
-}
 
 /// What was set aside lately, by the row's place and digest. Another device that had it from this one must not bring it
 /// back: these two could not agree, so neither would have a horizon to refuse it by, and they would give it to each other
@@ -145,10 +82,10 @@ pub fn horizon_at(now: UtcTime, reclaim_age_days: u16) -> u16 {
 }
 
 impl Device {
-    /// The last day whose tombstones are settled in a slot; 0: none is.
+    /// The last day whose tombstones are settled where this path hash is; 0: none is.
     #[must_use]
-    pub fn horizon(&self, scope: Scope, slot: Slot) -> u16 {
-        self.horizons().get(scope, slot)
+    pub fn horizon(&self, scope: Scope, hash: &[u8; 16]) -> u16 {
+        self.horizons().at(scope, hash)
     }
 
     /// The units of so many bits (at most the slot bits) whose horizon is before this day.
@@ -157,112 +94,145 @@ impl Device {
         self.horizons().behind(scope, bits, horizon)
     }
 
-    /// Forgets a slot's horizon, before something is dropped that others hold: from then on what is not here may well be
-    /// there. The caller holds the slot's stripe.
-    pub(crate) fn forget_horizon(&self, scope: Scope, slot: Slot) -> Result<(), DeviceError> {
-        if self.horizon(scope, slot) == 0 {
+    /// The slots whose horizon is before this day, whatever part of them it speaks for.
+    #[must_use]
+    pub fn slots_behind(&self, scope: Scope, horizon: u16) -> Vec<Slot> {
+        self.horizons().slots_behind(scope, horizon)
+    }
+
+    /// Forgets the horizon at a path hash, before something is dropped there that others hold: from then on what is not here
+    /// may well be there. The caller holds the slot's stripe.
+    pub(crate) fn forget_horizon(&self, scope: Scope, hash: &[u8; 16]) -> Result<(), DeviceError> {
+        if self.horizon(scope, hash) == 0 {
             return Ok(());
         }
+        let slot = Slot::of(hash);
+        let left = self.horizons().get(scope, slot).without(hash);
         let mut batch = Batch::new();
-        batch.delete(HORIZON, horizon_key(scope, slot));
+        if left.day == 0 {
+            batch.delete(HORIZON, horizon_key(scope, slot));
+        } else {
+            batch.put(HORIZON, horizon_key(scope, slot), left.encode());
+        }
         // What is dropped afterwards is not durable before this is.
         self.store().write(&batch, Durability::Lazy)?;
-        self.horizons().forget(scope, slot);
+        self.horizons().keep(scope, slot, left);
         Ok(())
+    }
+
+    /// Whether a horizon of this day for this part of a slot would say nothing new. It is never lowered: what was let go of
+    /// would be taken up again.
+    pub(crate) fn is_settled_to(&self, scope: Scope, part: &(Slot, Cover), day: u16) -> bool {
+        let known = self.horizons().get(scope, part.0);
+        let is_same = known.cover == Cover::Whole || known.cover == part.1;
+        known.day > day || (known.day == day && is_same)
     }
 
     /// Whether a trace is older than what is settled in its slot.
     pub(crate) fn is_settled(&self, key: &ObjectKey, row: &ObjectRow) -> bool {
-        trace_day(row) <= self.horizon(Scope::Objects(key.policy), key.slot())
+        trace_day(row) <= self.horizon(Scope::Objects(key.policy), key.hash.as_bytes())
     }
 
     /// Whether a row that this device does not have, and a peer has, may be what a reclaimed tombstone deleted.
     #[must_use]
     pub fn is_stale(&self, policy: PolicyIndex, sum: &KeySum) -> bool {
-        let horizon = self.horizon(Scope::Objects(policy), Slot::of(&sum.hash));
+        let horizon = self.horizon(Scope::Objects(policy), &sum.hash);
         let newest = sum.timestamps.into_iter().max().unwrap_or(Timestamp::ZERO);
         let is_old = sum.horizon < horizon && day_of(newest.to_utc().seconds()) <= horizon;
         is_old || self.aside().has(Scope::Objects(policy), sum)
     }
 
-    /// Raises the horizon of those of these slots that have nothing to let go of, many in one write; the others are left to
-    /// [`Self::reclaim`] or [`Self::reclaim_rosters`]. The caller has seen that every primary holds the same.
+    /// Raises the horizon of those of these slots, or parts of slots, that have nothing to let go of, many in one write; the
+    /// others are left to [`Self::reclaim`] or [`Self::reclaim_rosters`]. The caller has seen that every primary holds the
+    /// same.
     ///
     /// # Errors
     /// When the store refuses.
     pub fn raise_horizons(
         &self,
         scope: Scope,
-        slots: impl IntoIterator<Item = Slot>,
-        horizon: u16,
-    ) -> Result<Vec<Slot>, DeviceError> {
-        let mut by_stripe: BTreeMap<usize, Vec<Slot>> = BTreeMap::new();
-        for slot in slots {
+        slots: impl IntoIterator<Item = (Slot, Cover)>,
+        day: u16,
+    ) -> Result<Vec<(Slot, Cover)>, DeviceError> {
+        let mut by_stripe: BTreeMap<usize, Vec<(Slot, Cover)>> = BTreeMap::new();
+        for part in slots {
             by_stripe
-                .entry(Stripes::index(slot))
+                .entry(Stripes::index(part.0))
                 .or_default()
-                .push(slot);
+                .push(part);
         }
         let mut left = Vec::new();
         for (stripe, slots) in by_stripe {
             let _guards = self.stripes().lock_all(&BTreeSet::from([stripe]));
             let (mut batch, mut raised) = (Batch::new(), Vec::new());
-            for slot in slots {
-                if self.horizon(scope, slot) >= horizon {
+            for part in slots {
+                if self.is_settled_to(scope, &part, day) {
                     continue;
                 }
-                if self.digest_table().has_settled(scope, slot, horizon) {
-                    left.push(slot);
+                if self.digest_table().has_settled(scope, part.0, day) {
+                    left.push(part);
                     continue;
                 }
-                batch.put(HORIZON, horizon_key(scope, slot), horizon.to_be_bytes());
-                raised.push(slot);
+                let (slot, cover) = part;
+                let horizon = Horizon { day, cover };
+                batch.put(HORIZON, horizon_key(scope, slot), horizon.encode());
+                raised.push((slot, horizon));
             }
             if raised.is_empty() {
                 continue;
             }
             // A horizon that a power cut takes back is raised again.
             self.store().write(&batch, Durability::Lazy)?;
-            for slot in raised {
+            for (slot, horizon) in raised {
                 self.horizons().keep(scope, slot, horizon);
             }
         }
         Ok(left)
     }
 
-    /// Raises a slot's horizon and lets go of the tombstones it settles; how many. The caller has seen that every primary
-    /// holds the same objects.
+    /// Raises the horizon of a slot, or of a part of it, and lets go of the tombstones it settles; how many. The caller has
+    /// seen that every primary holds the same objects.
     ///
     /// # Errors
     /// When the store refuses, or a row is damaged.
     pub fn reclaim(
         &self,
         policy: PolicyIndex,
-        slot: Slot,
-        horizon: u16,
+        part: &(Slot, Cover),
+        day: u16,
     ) -> Result<u64, DeviceError> {
         let scope = Scope::Objects(policy);
-        if self.horizon(scope, slot) >= horizon {
+        if self.is_settled_to(scope, part, day) {
             return Ok(0);
         }
-        let _guard = self.stripes().lock(slot);
+        let (slot, cover) = part;
+        let _guard = self.stripes().lock(*slot);
         let mut batch = Batch::new();
-        let mut count = 0;
-        if self.digest_table().has_settled(scope, slot, horizon) {
-            self.visit_objects(policy, slot, &mut |key, stored| {
-                if stored.row.body.is_none() && stored.day() <= horizon {
+        let mut gone = Vec::new();
+        if self.digest_table().has_settled(scope, *slot, day) {
+            self.visit_objects(policy, *slot, &mut |key, stored| {
+                let is_meant = stored.day() <= day && cover.has(key.hash.as_bytes());
+                if stored.row.body.is_none() && is_meant {
                     batch.delete(OBJECT, key.bytes());
-                    count += 1;
+                    gone.push(Part {
+                        day: stored.day(),
+                        digest: stored.digest(key),
+                    });
                 }
             })?;
         }
+        let count = gone.len() as u64;
         let digests = self.digest_table();
-        let change = digests.stage_reclaim(&mut batch, scope, slot, horizon);
-        batch.put(HORIZON, horizon_key(scope, slot), horizon.to_be_bytes());
+        let change = digests.stage(&mut batch, scope, *slot, gone, []);
+        let horizon = Horizon {
+            day,
+            cover: cover.clone(),
+        };
+        batch.put(HORIZON, horizon_key(scope, *slot), horizon.encode());
         // A horizon that a power cut takes back with its batch is raised again.
         self.store().write(&batch, Durability::Lazy)?;
         digests.keep(change);
-        self.horizons().keep(scope, slot, horizon);
+        self.horizons().keep(scope, *slot, horizon);
         Ok(count)
     }
 
@@ -343,11 +313,19 @@ impl Device {
     }
 }
 
-/// Every slot of a unit of so many bits.
+/// Every slot of a unit of so many bits: the one it is in, where bits are more than a slot's.
 pub fn slots_of(unit: u32, bits: u32) -> impl Iterator<Item = Slot> {
     let width = SLOT_BITS.saturating_sub(bits);
-    let first = unit << width;
-    (first..first + (1 << width)).filter_map(Slot::new)
+    let first = (u64::from(unit) << width) >> bits.saturating_sub(SLOT_BITS).min(SLOT_BITS);
+    let numbers = first..first + (1 << width);
+    numbers.filter_map(|number| Slot::new(u32::try_from(number).ok()?))
+}
+
+/// Every unit of so many bits (more than a slot's) that a slot has.
+pub fn units_of(slot: Slot, bits: u32) -> impl Iterator<Item = u32> {
+    let width = bits.saturating_sub(SLOT_BITS).min(SLOT_BITS);
+    let first = slot.number() << width;
+    (0..1 << width).map(move |index| first + index)
 }
 
 #[cfg(test)]
@@ -366,5 +344,16 @@ mod tests {
         let slots: Vec<u32> = slots_of(3, 15).map(Slot::number).collect();
         assert_eq!(slots, [6, 7]);
         assert_eq!(slots_of(0, 0).count(), 1 << 16);
+    }
+
+    #[test]
+    fn a_slot_has_its_partitions() {
+        let slot = Slot::new(0xffff).unwrap();
+        let units: Vec<u32> = units_of(slot, 18).collect();
+        assert_eq!(units, [0x3_fffc, 0x3_fffd, 0x3_fffe, 0x3_ffff]);
+        assert!(units.iter().all(|unit| slots_of(*unit, 18).eq([slot])));
+        assert_eq!(units_of(slot, 32).last(), Some(u32::MAX));
+        assert!(slots_of(u32::MAX, 32).eq([slot]));
+        assert!(units_of(slot, 16).eq([0xffff]));
     }
 }

@@ -9,6 +9,7 @@
 use crate::device::Device;
 use crate::error::{DeviceError, io_at};
 use crate::format::QUARANTINE;
+use crate::horizons::{Cover, Horizon};
 use crate::key::{RosterKey, RosterKind, horizon_key};
 use crate::pending;
 use crate::roster::{decode_record, is_settled, roster_digest};
@@ -28,24 +29,27 @@ use std::io::{BufWriter, Write as _};
 const RECORDS_AT_ONCE: usize = 10_000;
 
 impl Device {
-    /// Raises a slot's horizon and lets go of the traces it settles in containers or accounts; how many. The caller has
-    /// seen that every primary holds the same.
+    /// Raises the horizon of a slot, or of a part of it, and lets go of the traces it settles in containers or accounts; how
+    /// many. The caller has seen that every primary holds the same.
     ///
     /// # Errors
     /// When the store refuses, or a row is damaged.
     pub fn reclaim_rosters(
         &self,
         kind: RosterKind,
-        slot: Slot,
+        part: &(Slot, Cover),
         horizon: u16,
     ) -> Result<u64, DeviceError> {
         let scope = kind.scope();
-        if self.horizon(scope, slot) >= horizon {
+        if self.is_settled_to(scope, part, horizon) {
             return Ok(0);
         }
+        let (slot, cover) = part;
         let mut count = 0;
-        if self.digest_table().has_settled(scope, slot, horizon) {
-            for sum in self.roster_keys(kind, slot, horizon)? {
+        if self.digest_table().has_settled(scope, *slot, horizon) {
+            let mut sums = self.roster_keys(kind, *slot, horizon)?;
+            sums.retain(|sum| cover.has(&sum.hash));
+            for sum in sums {
                 let key = RosterKey {
                     kind,
                     hash: onggi_object_ring::PathHash::new(sum.hash),
@@ -56,12 +60,16 @@ impl Device {
                 }?;
             }
         }
-        let _guard = self.stripes().lock(slot);
+        let _guard = self.stripes().lock(*slot);
+        let horizon = Horizon {
+            day: horizon,
+            cover: cover.clone(),
+        };
         let mut batch = Batch::new();
-        batch.put(HORIZON, horizon_key(scope, slot), horizon.to_be_bytes());
+        batch.put(HORIZON, horizon_key(scope, *slot), horizon.encode());
         // Comes after what was let go of; when a power cut takes it back, it is raised again.
         self.store().write(&batch, Durability::Lazy)?;
-        self.horizons().keep(scope, slot, horizon);
+        self.horizons().keep(scope, *slot, horizon);
         Ok(count)
     }
 
@@ -141,7 +149,7 @@ impl Device {
     /// Whether a container or account that this device does not have, and a peer has, may have been deleted and reclaimed.
     #[must_use]
     pub fn is_stale_roster(&self, kind: RosterKind, sum: &KeySum) -> bool {
-        let horizon = self.horizon(kind.scope(), Slot::of(&sum.hash));
+        let horizon = self.horizon(kind.scope(), &sum.hash);
         let [_, _, newest] = sum.timestamps;
         let is_old = sum.horizon < horizon && crate::roster_row::trace_day(newest) <= horizon;
         is_old || self.aside().has(kind.scope(), sum)
@@ -150,7 +158,7 @@ impl Device {
     /// Whether a peer's container or account is the trace of a deletion that is settled here.
     #[must_use]
     pub fn is_settled_roster(&self, kind: RosterKind, sum: &KeySum) -> bool {
-        let horizon = self.horizon(kind.scope(), Slot::of(&sum.hash));
+        let horizon = self.horizon(kind.scope(), &sum.hash);
         let [_, deleted, _] = sum.timestamps;
         deleted > onggi_common_units::Timestamp::ZERO
             && crate::roster_row::trace_day(deleted) <= horizon

@@ -7,7 +7,7 @@ use crate::container_sync;
 use crate::device::{Device, snapshot};
 use crate::digests::{self, Part};
 use crate::error::DeviceError;
-use crate::key::{RosterKey, RosterKind, unit_range};
+use crate::key::{RosterKey, RosterKind};
 use crate::misplaced;
 use crate::pending;
 use crate::roster_row::{RosterRow, trace_day};
@@ -19,7 +19,6 @@ use onggi_common_meta::table;
 use onggi_common_units::Timestamp;
 use onggi_object_model::PolicyIndex;
 use onggi_object_wire::codec::{CodecError, Reader, Writer};
-use onggi_object_wire::digest::SLOT_BITS;
 use onggi_object_wire::replication::{KeySum, Run};
 use onggi_object_wire::rows::Record;
 use onggi_object_wire::{Digest, Slot};
@@ -242,7 +241,7 @@ impl Device {
     ) -> Result<(Option<Told>, Option<digests::Change>), DeviceError> {
         let (theirs, records) = (news.theirs, news.records);
         let before = self.roster(key)?;
-        let horizon = self.horizon(key.kind.scope(), key.slot());
+        let horizon = self.horizon(key.kind.scope(), key.hash.as_bytes());
         let is_settled = |row: &RosterRow| row.trace_day().is_some_and(|day| day <= horizon);
         let is_trace = theirs.is_some_and(is_settled) && !records.iter().any(R::is_live);
         if before.is_none() && is_trace {
@@ -365,30 +364,22 @@ impl Device {
         slot: Slot,
         horizon: u16,
     ) -> Result<Vec<KeySum>, DeviceError> {
-        let range = unit_range(kind.scope(), slot.number(), SLOT_BITS);
-        let own_horizon = self.horizon(kind.scope(), slot);
-        let page = self
-            .reader()
-            .scan(ROSTER, &range, Order::Ascending, Limit::rows(usize::MAX))?;
-        let mut keys = Vec::with_capacity(page.rows.len());
-        for entry in page.rows {
-            let Some(key) = RosterKey::from_bytes(&entry.key) else {
-                continue;
-            };
-            let row: RosterRow = table::decode(&entry.value)?;
+        let own_horizon = self.horizons().get(kind.scope(), slot);
+        let mut keys = Vec::new();
+        self.visit_rosters(kind, slot, &mut |key, row| {
             keys.push(KeySum {
                 hash: *key.hash.as_bytes(),
                 fragment: onggi_object_wire::object::WHOLE,
-                digest: roster_digest(&key, &row, horizon),
+                digest: roster_digest(key, row, horizon),
                 timestamps: [
                     row.put_timestamp,
                     row.trace_day()
                         .map_or(Timestamp::ZERO, |_| row.delete_timestamp),
                     row.newest(),
                 ],
-                horizon: own_horizon,
+                horizon: own_horizon.at(key.hash.as_bytes()),
             });
-        }
+        })?;
         Ok(keys)
     }
 
@@ -491,7 +482,7 @@ impl Device {
         else {
             return Ok(false);
         };
-        self.forget_horizon(key.kind.scope(), key.slot())?;
+        self.forget_horizon(key.kind.scope(), key.hash.as_bytes())?;
         self.remove_roster(key, &row, Durability::Synced)?;
         Ok(true)
     }

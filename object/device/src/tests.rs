@@ -12,6 +12,7 @@ mod reclaim;
 mod reclaim_rosters;
 mod reservations;
 mod rosters;
+mod split;
 
 use crate::object::post_row;
 use crate::{

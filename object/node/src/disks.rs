@@ -1,10 +1,12 @@
 //! The node's devices, and where their calls run: on blocking threads, or in place in simulation.
 
+use crate::given::GivenBefore;
 use crate::machine::{Calls, Machine, Off};
 use crate::options::Options;
 use crate::pace::Pace;
 use crate::progress::Progress;
 use crate::quick::Quick;
+use crate::settle::Blocked;
 use core::sync::atomic::{AtomicBool, Ordering};
 use core::time::Duration;
 use onggi_common_host::in_use;
@@ -13,6 +15,7 @@ use onggi_object_device::{
     Change, Committed, Device, DeviceError, DeviceOptions, OpenError, PendingObject,
 };
 use onggi_object_wire::DeviceName;
+use onggi_object_wire::replication::Scope;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use tokio::sync::{Notify, Semaphore, oneshot};
@@ -46,6 +49,8 @@ pub(crate) struct Disk {
     quick: Arc<Quick>,
     /// Whether the node has no other.
     is_alone: bool,
+    blocked: Arc<Mutex<BTreeMap<Scope, Blocked>>>,
+    given: Arc<Mutex<GivenBefore>>,
 }
 
 /// Changes that wait for a device. While one group is written the next one gathers.
@@ -299,6 +304,16 @@ impl Disk {
         &self.pace
     }
 
+    /// By scope, the slots that wait for peers that are away.
+    pub(crate) fn blocked(&self) -> &Mutex<BTreeMap<Scope, Blocked>> {
+        &self.blocked
+    }
+
+    /// What it has given to some primaries of partitions it stands in for.
+    pub(crate) fn given(&self) -> &Mutex<GivenBefore> {
+        &self.given
+    }
+
     /// What has been done with it.
     pub(crate) fn progress(&self) -> &Progress {
         &self.progress
@@ -399,6 +414,8 @@ impl Disks {
                         pace: Arc::new(Pace::new(options.replication_bytes_per_second)),
                         quick: Arc::default(),
                         is_alone: options.devices.len() == 1,
+                        blocked: Arc::default(),
+                        given: Arc::default(),
                     };
                     disks.insert(name.clone(), disk);
                 }

@@ -10,10 +10,12 @@
 
 mod account;
 pub mod auditor;
+mod compare;
 mod container;
 pub mod container_sync;
 mod disks;
 pub mod expirer;
+mod given;
 mod holds;
 mod link;
 pub mod machine;
@@ -36,6 +38,7 @@ pub mod rings;
 mod rosters;
 pub mod run;
 pub mod server;
+mod settle;
 pub mod sweeper;
 pub mod updater;
 mod upload;

@@ -22,6 +22,8 @@ use onggi_object_wire::rows::{self, Record};
 use onggi_object_wire::{Digest, Place, Resource};
 use serde::Serialize;
 
+/// Partitions compared in one message.
+const UNITS_AT_ONCE: usize = 1 << 16;
 /// Records in one message.
 const RECORDS_AT_ONCE: usize = 1_000;
 /// Rows compared in one message.
@@ -153,19 +155,17 @@ impl Peer<'_> {
         horizon: u16,
         sums: &[(u32, Digest)],
     ) -> Result<Vec<u32>, PushError> {
-        if sums.is_empty() {
-            return Ok(Vec::new());
+        let head = Digests {
+            scope,
+            bits,
+            horizon,
+        };
+        let mut differing = Vec::new();
+        for some in sums.chunks(UNITS_AT_ONCE) {
+            let units = self.units(Resource::Digests, &head, encode_sums(some));
+            differing.extend(units.await?);
         }
-        self.units(
-            Resource::Digests,
-            &Digests {
-                scope,
-                bits,
-                horizon,
-            },
-            encode_sums(sums),
-        )
-        .await
+        Ok(differing)
     }
 
     /// The positions of those objects that are due of which the peer knows something newer.
@@ -446,7 +446,10 @@ impl Peer<'_> {
         let head = Roster {
             roster: row.roster_info(),
             horizon,
-            known: self.disk.device().horizon(key.kind.scope(), key.slot()),
+            known: self
+                .disk
+                .device()
+                .horizon(key.kind.scope(), key.hash.as_bytes()),
         };
         let answer = self
             .post(Resource::Roster, &head, rows::encode_all(records))

@@ -6,13 +6,15 @@ use crate::server::{Call, Node};
 use crate::upload::Received;
 use http::StatusCode;
 use onggi_common_service::http::Response;
+use onggi_object_device::reclaim::slots_of;
+use onggi_object_device::split::UnitDigests;
 use onggi_object_device::{
     Device, DeviceError, Location, Merge, Merged, NewRow, ObjectKey, RosterKey, RosterKind,
     RosterRow,
 };
 use onggi_object_model::{ObjectRecord, PolicyIndex};
 use onggi_object_ring::PathHash;
-use onggi_object_wire::digest::SLOT_BITS;
+use onggi_object_wire::digest::{HASH_BITS_MAX, SLOT_BITS};
 use onggi_object_wire::expiry::{Expiry, decode_due};
 use onggi_object_wire::merge::CountedContainer;
 use onggi_object_wire::object::Refused;
@@ -23,7 +25,7 @@ use onggi_object_wire::replication::{
 };
 use onggi_object_wire::rows::{self, Record};
 use onggi_object_wire::{Digest, Slot};
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 /// Stale records named in one answer, which is in a header. The others are named when they are sent again.
 const STALE_MAX: usize = 500;
@@ -52,20 +54,25 @@ impl Call<'_> {
             bits,
             horizon,
         } = self.head()?;
-        if bits > SLOT_BITS {
-            return Err(unwell(&"more bits than slots have"));
+        if bits > HASH_BITS_MAX {
+            return Err(unwell(&"more bits than number partitions"));
         }
         let body = self.body.whole(MESSAGE_BYTES_MAX).await?;
         let theirs = decode_sums(&body).map_err(|error| unwell(&error))?;
-        let ours = self.disk.device().digests_above(scope, bits, horizon);
-        let differs = |(unit, digest): &&(u32, Digest)| {
-            ours.get(unit).map_or(Digest::EMPTY, |sum| sum.digest) != *digest
+        let differing = if bits <= SLOT_BITS {
+            let ours = self.disk.device().unit_digests(scope, bits, horizon, None);
+            differing_units(&ours, bits, &theirs)
+        } else {
+            let compared = self.disk.call(move |device| {
+                let slots = theirs.iter().flat_map(|(unit, _)| slots_of(*unit, bits));
+                let slots: BTreeSet<Slot> = slots.collect();
+                let ours = device.unit_digests(scope, bits, horizon, Some(&slots));
+                Ok(differing_units(&ours, bits, &theirs))
+            });
+            compared
+                .await
+                .map_err(|error| respond::disk_error("comparing partitions", &error))?
         };
-        let differing: Vec<u32> = theirs
-            .iter()
-            .filter(differs)
-            .map(|(unit, _)| *unit)
-            .collect();
         Ok(respond::with_body(StatusCode::OK, encode_units(&differing)))
     }
 
@@ -249,6 +256,19 @@ impl Call<'_> {
             .map_err(|error| respond::disk_error("comparing records", &error))?;
         Ok(respond::with_body(StatusCode::OK, encode_units(&differing)))
     }
+}
+
+/// The units that are here otherwise. What cannot be read is: then its rows are compared one by one.
+fn differing_units(ours: &UnitDigests, bits: u32, theirs: &[(u32, Digest)]) -> Vec<u32> {
+    let is_unread = |unit: u32| {
+        !ours.unread.is_empty() && slots_of(unit, bits).any(|slot| ours.unread.contains(&slot))
+    };
+    let differs = |(unit, digest): &&(u32, Digest)| {
+        let known = ours.digests.get(unit).copied().unwrap_or_default();
+        known != *digest || is_unread(*unit)
+    };
+    let differing = theirs.iter().filter(differs);
+    differing.map(|(unit, _)| *unit).collect()
 }
 
 fn roster_key(node: &Node, roster: &RosterInfo) -> RosterKey {

@@ -7,22 +7,27 @@
 //! Tombstones older than `reclaim_age` are left out of the digests that are compared, and so are the traces of what was
 //! deleted in containers and accounts. A partition that every primary holds alike in one pass lets them go
 //! ([`onggi_object_device::reclaim`]).
+//!
+//! Digests are kept by slot. Where partitions are smaller than that, they are compared by what their slots were split into
+//! ([`onggi_object_device::split`]), and then at once row by row.
 
+use crate::compare::{Plan, Round, Tally, held, plan};
 use crate::disks::Disk;
-use crate::moves::{self, Move, Said, Way};
+use crate::given::Given;
+use crate::moves::{self, Move, Way};
 use crate::progress::Progress;
 use crate::push::{Peer, PushError, Pushing};
 use crate::receive::kind_of;
 use crate::rings::{Rings, place};
 use crate::server::Node;
+use crate::settle::Seen;
 use core::time::Duration;
 use onggi_common_service::Drain;
 use onggi_object_device::reclaim::{horizon_at, slots_of};
 use onggi_object_device::{RosterKey, RosterKind};
 use onggi_object_model::ObjectRecord;
-use onggi_object_replica::sync_plan::Duty;
-use onggi_object_ring::{DeviceId, Partition, PathHash, Ring};
-use onggi_object_wire::digest::SLOT_BITS;
+use onggi_object_ring::{DeviceId, PathHash, Ring};
+use onggi_object_wire::digest::{SLOT_BITS, unit_of};
 use onggi_object_wire::merge::CountedContainer;
 use onggi_object_wire::replication::{KeySum, Scope};
 use onggi_object_wire::{Digest, Place, Slot};
@@ -32,91 +37,6 @@ use tokio::sync::Notify;
 
 /// Slots whose rows are looked at together: so many bound the memory that takes.
 const SLOTS_AT_ONCE: usize = 64;
-
-/// What a device owes its peers under one ring.
-#[derive(Debug, Default)]
-struct Plan {
-    /// The partitions shared with each other primary, with our digests.
-    shared: BTreeMap<DeviceId, Vec<(u32, Digest)>>,
-    /// The partitions to bring home, with their primaries.
-    handoffs: Vec<(u32, Vec<DeviceId>)>,
-}
-
-fn plan(ring: &Ring, disk: &Disk, own: Option<DeviceId>, round: Round) -> Plan {
-    let mut plan = Plan::default();
-    let Round {
-        scope,
-        bits,
-        horizon,
-    } = round;
-    let mut sums = disk.device().digests_above(scope, bits, horizon);
-    // A partition that holds nothing has a horizon as well: what comes to it may have been deleted.
-    if let Some(own) = own.filter(|_| horizon > 0) {
-        let behind = disk.device().units_behind(scope, bits, horizon);
-        let is_own = |unit: &u32| ring.is_primary(Partition::new(*unit), own);
-        for unit in behind.into_iter().filter(is_own) {
-            sums.entry(unit).or_default();
-        }
-    }
-    for (unit, sum) in sums {
-        let partition = Partition::new(unit);
-        let duty = match own {
-            Some(own) => Duty::of(ring, partition, own),
-            // A device that is in no ring any more is a stand-in for everything it holds.
-            None => {
-                let primaries = ring.primaries(partition);
-                Duty::Handoff {
-                    primaries: primaries.iter().map(|device| device.id).collect(),
-                }
-            }
-        };
-        match duty {
-            Duty::Primary { peers } => {
-                for peer in peers {
-                    plan.shared
-                        .entry(peer)
-                        .or_default()
-                        .push((unit, sum.digest));
-                }
-            }
-            Duty::Handoff { primaries } => plan.handoffs.push((unit, primaries)),
-        }
-    }
-    plan
-}
-
-/// What is compared in a pass.
-#[derive(Debug, Clone, Copy)]
-struct Round {
-    scope: Scope,
-    /// The hash bits that number the partitions.
-    bits: u32,
-    /// The last day whose tombstones may go; 0 where they stay.
-    horizon: u16,
-}
-
-/// What each peer is asked about: the partitions shared with it, and those it may lack that are here in its place.
-fn to_ask(
-    disk: &Disk,
-    round: Round,
-    shared: &BTreeMap<DeviceId, Vec<(u32, Digest)>>,
-    handoffs: &[(u32, Vec<DeviceId>)],
-) -> BTreeMap<DeviceId, Vec<(u32, Digest)>> {
-    let mut asked = shared.clone();
-    if handoffs.is_empty() {
-        return asked;
-    }
-    let sums = disk
-        .device()
-        .digests_above(round.scope, round.bits, round.horizon);
-    for (unit, primaries) in handoffs {
-        let digest = sums.get(unit).map(|sum| sum.digest).unwrap_or_default();
-        for primary in primaries {
-            asked.entry(*primary).or_default().push((*unit, digest));
-        }
-    }
-    asked
-}
 
 impl Node {
     /// Makes passes until the drain begins: one after each interval, and one whenever it is woken.
@@ -166,23 +86,20 @@ impl Node {
             return false;
         };
         let bits = u32::from(ring.part_power().bits());
-        if !onggi_object_wire::replication::are_comparable(bits) {
-            tracing::error!(
-                bits,
-                "digests are kept for at most 2^{SLOT_BITS} partitions"
-            );
-            return false;
-        }
         let round = Round {
             scope,
             bits,
             horizon,
         };
         let own = Rings::device_id(&ring, &self.address, &disk.name);
-        let Plan { shared, handoffs } = plan(&ring, disk, own, round);
+        let held = held(disk, round).await;
+        let Plan {
+            shared,
+            handoffs,
+            asked,
+        } = plan(&ring, disk, own, round, &held.digests);
         let pass = &disk.progress().replication;
         pass.expect(shared.values().map(Vec::len).sum::<usize>() + handoffs.len());
-        let asked = to_ask(disk, round, &shared, &handoffs);
         let (said, mut failed) = self.compare(disk, &ring, round, asked).await;
         let agreed: usize = shared
             .iter()
@@ -191,79 +108,28 @@ impl Node {
         pass.step(agreed);
         if horizon > 0 {
             // Before anything is moved, which may take hours: by then they may hold something else.
-            let agreed = Tally::of(&shared, &said, &BTreeSet::new()).agreed();
-            self.reclaim(disk, round, agreed).await;
+            let tally = Tally::of(&shared, &said, &BTreeSet::new());
+            match own {
+                Some(own) if bits > SLOT_BITS => {
+                    let seen = Seen {
+                        held: &held,
+                        tally: &tally,
+                        away: failed.clone(),
+                    };
+                    self.settle_parts(disk, (&ring, own), round, seen).await;
+                }
+                Some(_) | None => self.settle(disk, round, &tally).await,
+            }
         }
         let moves = moves::in_order(&said, handoffs);
         let mut is_home = true;
         for class in moves.chunk_by(|one, next| one.copies == next.copies) {
             self.move_shared(disk, &ring, round, class, &mut failed)
                 .await;
-            is_home &= self.move_home(disk, &ring, round, class).await;
+            let home = (class, &held.digests);
+            is_home &= self.move_home(disk, &ring, round, home, &mut failed).await;
         }
-        is_home && Tally::of(&shared, &said, &failed).is_compared()
-    }
-
-    /// Raises the horizon of partitions whose primaries all hold the same, and lets settled tombstones go.
-    async fn reclaim(&self, disk: &Disk, round: Round, units: Vec<u32>) {
-        let reclaimed = disk.call(move |device| {
-            let mut count = 0;
-            let slots = units
-                .into_iter()
-                .flat_map(|unit| slots_of(unit, round.bits));
-            for slot in device.raise_horizons(round.scope, slots, round.horizon)? {
-                count += match (round.scope, kind_of(round.scope)) {
-                    (Scope::Objects(policy), _) => device.reclaim(policy, slot, round.horizon)?,
-                    (_, Some(kind)) => device.reclaim_rosters(kind, slot, round.horizon)?,
-                    (_, None) => 0,
-                };
-            }
-            Ok(count)
-        });
-        match reclaimed.await {
-            Ok(0) => {}
-            Ok(count) => {
-                tracing::info!(device = %disk.name, scope = ?round.scope, count, "reclaimed tombstones");
-            }
-            Err(error) => tracing::error!(device = %disk.name, %error, "tombstones stay for now"),
-        }
-    }
-
-    /// Asks each peer which of the partitions it holds otherwise. Those that did not answer are returned beside.
-    async fn compare(
-        &self,
-        disk: &Disk,
-        ring: &Ring,
-        round: Round,
-        asked: BTreeMap<DeviceId, Vec<(u32, Digest)>>,
-    ) -> (Said, BTreeSet<DeviceId>) {
-        let asking = asked.into_iter().map(|(id, sums)| {
-            let place = ring.device(id).and_then(place);
-            async move {
-                let place = place?;
-                let peer = Peer {
-                    node: self,
-                    disk,
-                    place,
-                };
-                let differing = peer.differing(round.scope, round.bits, round.horizon, &sums);
-                let units: BTreeSet<u32> = sums.iter().map(|(unit, _)| *unit).collect();
-                Some((id, units, differing.await))
-            }
-        });
-        let (mut said, mut failed) = (Said::new(), BTreeSet::new());
-        for (id, units, answer) in join_all(asking).await.into_iter().flatten() {
-            match answer {
-                Ok(differing) => {
-                    said.insert(id, (units, differing.into_iter().collect()));
-                }
-                Err(error) => {
-                    report(disk, Err(error));
-                    failed.insert(id);
-                }
-            }
-        }
-        (said, failed)
+        is_home && held.unread.is_empty() && Tally::of(&shared, &said, &failed).is_compared()
     }
 
     /// Brings the other primaries of partitions that equally many devices hold up to date. Peers that fail are left alone
@@ -301,25 +167,60 @@ impl Node {
         failed.extend(join_all(syncing).await.into_iter().flatten());
     }
 
-    /// Brings partitions home that equally many devices hold. True when all are.
-    async fn move_home(&self, disk: &Disk, ring: &Ring, round: Round, class: &[Move]) -> bool {
+    /// Brings partitions home that equally many devices hold. True when all are. Peers that fail are left alone from then
+    /// on; the others get what they lack all the same.
+    async fn move_home(
+        &self,
+        disk: &Disk,
+        ring: &Ring,
+        round: Round,
+        (class, held): (&[Move], &BTreeMap<u32, Digest>),
+        failed: &mut BTreeSet<DeviceId>,
+    ) -> bool {
         let mut is_home = true;
-        for one in class {
-            let Way::Home(primaries) = &one.way else {
-                continue;
-            };
-            let places: Option<Vec<Place>> = primaries
+        for (primaries, units) in home_groups(class, round.bits) {
+            let places: Option<Vec<(DeviceId, Place)>> = primaries
                 .iter()
-                .map(|id| place(ring.device(*id)?))
+                .map(|id| Some((*id, place(ring.device(*id)?)?)))
                 .collect();
             let Some(places) = places.filter(|places| !places.is_empty()) else {
                 continue;
             };
-            let home = self.bring_home(disk, places, round.scope, one.unit, round.bits);
-            let home = home.await;
-            disk.progress().replication.step(1);
-            is_home &= home.is_ok();
-            report(disk, home);
+            let count = units.len();
+            let given = Given {
+                scope: round.scope,
+                units: units
+                    .iter()
+                    .map(|unit| (*unit, held.get(unit).copied().unwrap_or_default()))
+                    .collect(),
+            };
+            if given.is_all_that_can_be(disk, primaries, failed) {
+                disk.progress().replication.step(count);
+                is_home = false;
+                continue;
+            }
+            let home = self.bring_home(disk, &places, round, units.clone(), failed);
+            let mut home = home.await;
+            if matches!(home, Err(PushError::Disk(_))) && count > 1 {
+                // What cannot be read keeps nothing else away from home.
+                home = Ok(true);
+                for unit in units {
+                    let one = BTreeSet::from([unit]);
+                    let one = self.bring_home(disk, &places, round, one, failed).await;
+                    home = match (home, one) {
+                        (Ok(all), Ok(one)) => Ok(all && one),
+                        (Err(error), _) | (_, Err(error)) => Err(error),
+                    };
+                }
+            }
+            disk.progress().replication.step(count);
+            match &home {
+                Ok(true) => given.forget(disk),
+                Ok(false) => given.note(disk, primaries, failed),
+                Err(_) => {}
+            }
+            is_home &= matches!(home, Ok(true));
+            report(disk, home.map(|_| ()));
         }
         is_home
     }
@@ -342,34 +243,47 @@ impl Node {
             disk,
             place,
         };
-        let slots = disk.device().digests_above(scope, SLOT_BITS, horizon);
-        let in_units =
-            |slot: &u32| Slot::new(*slot).is_some_and(|slot| units.contains(&slot.unit(bits)));
-        let sums: Vec<(u32, Digest)> = slots
-            .iter()
-            .filter(|(slot, _)| in_units(slot))
-            .map(|(slot, sum)| (*slot, sum.digest))
-            .collect();
-        let slots = peer.differing(scope, SLOT_BITS, horizon, &sums).await?;
+        let slots = if bits > SLOT_BITS {
+            // Its slots differ also by what is none of its business.
+            let slots = units.iter().flat_map(|unit| slots_of(*unit, bits));
+            slots.collect::<BTreeSet<Slot>>().into_iter().collect()
+        } else {
+            let sums = disk.device().digests_above(scope, SLOT_BITS, horizon);
+            let in_units =
+                |slot: &u32| Slot::new(*slot).is_some_and(|slot| units.contains(&slot.unit(bits)));
+            let sums: Vec<(u32, Digest)> = sums
+                .iter()
+                .filter(|(slot, _)| in_units(slot))
+                .map(|(slot, sum)| (*slot, sum.digest))
+                .collect();
+            let slots = peer.differing(scope, SLOT_BITS, horizon, &sums).await?;
+            slots.into_iter().filter_map(Slot::new).collect::<Vec<_>>()
+        };
         let how = Pushing {
             horizon,
             from_start: false,
         };
         for slots in slots.chunks(SLOTS_AT_ONCE) {
-            let slots = slots.iter().copied().filter_map(Slot::new).collect();
-            let keys = self.keys(disk, scope, slots, horizon).await?;
+            let keys = self.keys(disk, round, slots, units).await?;
             self.push(&peer, scope, &keys, how).await?;
         }
         Ok(())
     }
 
+    /// What there is in some slots of these partitions.
     async fn keys(
         &self,
         disk: &Disk,
-        scope: Scope,
-        slots: Vec<Slot>,
-        horizon: u16,
+        round: Round,
+        slots: &[Slot],
+        units: &BTreeSet<u32>,
     ) -> Result<Vec<KeySum>, PushError> {
+        let Round {
+            scope,
+            bits,
+            horizon,
+        } = round;
+        let slots = slots.to_vec();
         let read = disk.call(move |device| {
             let mut keys = Vec::new();
             for slot in slots {
@@ -381,7 +295,9 @@ impl Node {
             }
             Ok(keys)
         });
-        Ok(read.await?)
+        let mut keys = read.await?;
+        keys.retain(|key| units.contains(&unit_of(&key.hash, bits)));
+        Ok(keys)
     }
 
     /// Pushes what a peer lacks of these. Those it could not be given are returned.
@@ -424,54 +340,85 @@ impl Node {
         Ok(Vec::new())
     }
 
-    /// Pushes a stand-in's partition to every primary, then drops what all of them have.
+    /// Pushes a stand-in's partitions to every primary, then drops what all of them have. False when one of them failed, now
+    /// or before: then nothing is dropped.
     async fn bring_home(
         &self,
         disk: &Disk,
-        places: Vec<Place>,
-        scope: Scope,
-        unit: u32,
-        bits: u32,
-    ) -> Result<(), PushError> {
-        let mut dropped = 0;
-        for slots in disk
-            .device()
-            .slots_in(scope, unit, bits)
-            .chunks(SLOTS_AT_ONCE)
-        {
-            let keys = self.keys(disk, scope, slots.to_vec(), 0).await?;
-            dropped += self.bring_rows_home(disk, &places, scope, keys).await?;
+        places: &[(DeviceId, Place)],
+        round: Round,
+        units: BTreeSet<u32>,
+        failed: &mut BTreeSet<DeviceId>,
+    ) -> Result<bool, PushError> {
+        let Round { scope, bits, .. } = round;
+        // All of it goes, settled or not.
+        let round = Round {
+            horizon: 0,
+            ..round
+        };
+        let slots = units.iter().flat_map(|unit| {
+            let slots = disk.device().slots_in(scope, *unit, bits);
+            slots.into_iter()
+        });
+        let slots: Vec<Slot> = slots.collect::<BTreeSet<Slot>>().into_iter().collect();
+        let (mut dropped, mut is_home) = (0, true);
+        for slots in slots.chunks(SLOTS_AT_ONCE) {
+            let keys = self.keys(disk, round, slots, &units).await?;
+            match self
+                .bring_rows_home(disk, places, scope, keys, failed)
+                .await?
+            {
+                Some(count) => dropped += count,
+                None => is_home = false,
+            }
         }
         if dropped > 0 {
-            tracing::info!(device = %disk.name, ?scope, unit, dropped, "brought a handoff home");
+            let partitions = units.len();
+            tracing::info!(device = %disk.name, ?scope, partitions, dropped, "brought handoffs home");
         }
-        Ok(())
+        Ok(is_home)
     }
 
     /// The same for some of its rows; how many were dropped.
     async fn bring_rows_home(
         &self,
         disk: &Disk,
-        places: &[Place],
+        places: &[(DeviceId, Place)],
         scope: Scope,
-        mut keys: Vec<KeySum>,
-    ) -> Result<u64, PushError> {
+        keys: Vec<KeySum>,
+        failed: &mut BTreeSet<DeviceId>,
+    ) -> Result<Option<u64>, PushError> {
         let how = Pushing {
             horizon: 0,
             from_start: true,
         };
-        for place in places {
+        let (mut everywhere, mut is_home) = (keys.clone(), true);
+        for (id, place) in places {
+            if failed.contains(id) {
+                is_home = false;
+                continue;
+            }
             let peer = Peer {
                 node: self,
                 disk,
                 place: place.clone(),
             };
-            let left = self.push(&peer, scope, &keys, how).await?;
-            keys.retain(|key| !left.contains(key));
+            match self.push(&peer, scope, &keys, how).await {
+                Ok(left) => everywhere.retain(|key| !left.contains(key)),
+                Err(error @ PushError::Disk(_)) => return Err(error),
+                Err(error) => {
+                    report(disk, Err(error));
+                    failed.insert(*id);
+                    is_home = false;
+                }
+            }
+        }
+        if !is_home {
+            return Ok(None);
         }
         let dropped = disk.call(move |device| {
             let mut dropped = 0u64;
-            for sum in &keys {
+            for sum in &everywhere {
                 let is_dropped = match (scope, kind_of(scope)) {
                     (Scope::Objects(policy), _) => device.drop_object(sum, policy)?,
                     (_, Some(kind)) => {
@@ -487,52 +434,36 @@ impl Node {
             }
             Ok(dropped)
         });
-        Ok(dropped.await?)
+        Ok(Some(dropped.await?))
     }
 }
 
-/// Which partitions were compared with whom.
-#[derive(Debug, Default)]
-struct Tally {
-    /// By partition: peers that were to be asked, peers that hold the same, and whether any was heard.
-    units: BTreeMap<u32, (usize, usize, bool)>,
-}
-
-impl Tally {
-    /// What peers said, those apart that failed afterwards.
-    fn of(
-        shared: &BTreeMap<DeviceId, Vec<(u32, Digest)>>,
-        said: &Said,
-        failed: &BTreeSet<DeviceId>,
-    ) -> Self {
-        let mut tally = Self::default();
-        for (peer, sums) in shared {
-            let said = said.get(peer).filter(|_| !failed.contains(peer));
-            for (unit, _) in sums {
-                let (asked, same, is_heard) = tally.units.entry(*unit).or_default();
-                *asked += 1;
-                *same += usize::from(said.is_some_and(|(_, differing)| !differing.contains(unit)));
-                *is_heard |= said.is_some();
+/// Handoffs that go home together: each by itself, or, where partitions are smaller than slots, those with the same
+/// primaries, so that a few rows each do not cost a message each.
+fn home_groups(class: &[Move], bits: u32) -> Vec<(&[DeviceId], BTreeSet<u32>)> {
+    let mut groups: Vec<(&[DeviceId], BTreeSet<u32>)> = Vec::new();
+    let mut last: BTreeMap<&[DeviceId], usize> = BTreeMap::new();
+    for one in class {
+        let Way::Home(primaries) = &one.way else {
+            continue;
+        };
+        let known = last.get(primaries.as_slice()).copied();
+        let known = known.filter(|_| bits > SLOT_BITS);
+        let group = known.and_then(|index| groups.get_mut(index));
+        match group.filter(|(_, units)| units.len() < SLOTS_AT_ONCE) {
+            Some((_, units)) => {
+                units.insert(one.unit);
+            }
+            None => {
+                last.insert(primaries, groups.len());
+                groups.push((primaries, BTreeSet::from([one.unit])));
             }
         }
-        tally
     }
-
-    /// The partitions that every peer holds as we do.
-    fn agreed(&self) -> Vec<u32> {
-        let agreed = self
-            .units
-            .iter()
-            .filter(|(_, (asked, same, _))| asked == same);
-        agreed.map(|(unit, _)| *unit).collect()
-    }
-
-    fn is_compared(&self) -> bool {
-        self.units.values().all(|(_, _, is_heard)| *is_heard)
-    }
+    groups
 }
 
-fn report(disk: &Disk, outcome: Result<(), PushError>) {
+pub(crate) fn report(disk: &Disk, outcome: Result<(), PushError>) {
     Progress::add(
         &disk.progress().push_failures,
         usize::from(outcome.is_err()),

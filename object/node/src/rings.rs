@@ -113,7 +113,7 @@ impl Rings {
     }
 
     /// Looks at all files that were ever asked for.
-    fn look_again(&self) {
+    pub(crate) fn look_again(&self) {
         let scopes: Vec<Scope> = {
             let loaded = self.loaded.read().unwrap_or_else(PoisonError::into_inner);
             loaded.keys().copied().collect()

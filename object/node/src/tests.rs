@@ -3,6 +3,7 @@
 mod access;
 mod expiry;
 mod links;
+mod partitions;
 mod racing;
 mod reaping;
 mod reclaim;
@@ -75,8 +76,8 @@ fn at(ticks: u64) -> Timestamp {
     Timestamp::from_ticks(170_000_000_000_000 + ticks).unwrap()
 }
 
-fn ring(addresses: &[String]) -> Ring {
-    let mut builder = RingBuilder::new(PartPower::new(4).unwrap(), 3.0, 0).unwrap();
+fn ring(addresses: &[String], part_power: u8) -> Ring {
+    let mut builder = RingBuilder::new(PartPower::new(part_power).unwrap(), 3.0, 0).unwrap();
     for (zone, address) in (1u32..).zip(addresses) {
         let (ip, port) = address.rsplit_once(':').unwrap();
         let port = port.parse().unwrap();
@@ -103,6 +104,10 @@ async fn free_listener() -> TcpListener {
 
 impl Cluster {
     async fn new() -> Self {
+        Self::with_part_power(4).await
+    }
+
+    async fn with_part_power(part_power: u8) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let mut listeners = Vec::new();
         for _ in 0..4 {
@@ -112,7 +117,7 @@ impl Cluster {
             .iter()
             .map(|listener| listener.local_addr().unwrap().to_string())
             .collect();
-        let ring = ring(&addresses);
+        let ring = ring(&addresses, part_power);
         let rings_dir = dir.path().join("rings");
         durable::create_dir_all(&rings_dir).unwrap();
         for name in ["account", "container", "object"] {

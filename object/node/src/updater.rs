@@ -204,7 +204,9 @@ impl Node {
             .primaries(Scope::Accounts, &self.hash.account(&row.account));
         let head = account::Rows {
             account: row.account.clone(),
-            known: disk.device().horizon(Scope::Containers, key.slot()),
+            known: disk
+                .device()
+                .horizon(Scope::Containers, key.hash.as_bytes()),
         };
         let mut is_told = !places.is_empty();
         for place in &places {

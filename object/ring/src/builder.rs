@@ -5,6 +5,7 @@
 //! spread. The same changes with the same seed give the same ring.
 
 mod file;
+mod increase;
 mod pickle;
 mod place;
 mod report;
@@ -155,6 +156,31 @@ pub enum BuilderError {
     /// The ring was never balanced.
     #[error("the ring has unassigned partitions: rebalance it first")]
     Unbalanced,
+    /// Devices and copies do not change while partitions are being doubled.
+    #[error(
+        "Partition power increase in progress. You need \nto finish the increase first before {what}."
+    )]
+    Increasing {
+        /// What was asked.
+        what: &'static str,
+    },
+    /// An increase is announced, or not finished, already.
+    #[error("Ring is already prepared for partition power increase.")]
+    Prepared,
+    /// No larger ring can be made.
+    #[error("the part power is at most {}", PartPower::MAX)]
+    PartPowerMax,
+    /// There is no announced increase to carry out.
+    #[error(
+        "Ring partition power cannot be increased. Either the ring\nwas not prepared yet, or this operation has already run."
+    )]
+    NotPrepared,
+    /// There is no announced increase to take back.
+    #[error("Ring partition power increase cannot be canceled.")]
+    NotCanceled,
+    /// There is no increase to finish.
+    #[error("Ring partition power increase cannot be finished.")]
+    NotFinished,
     /// The table and the devices do not fit: the builder file was damaged.
     #[error(transparent)]
     Ring(#[from] RingError),
@@ -183,6 +209,8 @@ pub struct Rebalanced {
 #[derive(Debug, Clone, PartialEq)]
 pub struct RingBuilder {
     part_power: PartPower,
+    /// Where an increase of it leads; the same where that is done and not finished.
+    next_part_power: Option<PartPower>,
     replicas: f64,
     min_part_hours: u32,
     overload: f64,
@@ -224,6 +252,7 @@ impl RingBuilder {
         let parts = usize::try_from(part_power.partitions()).unwrap_or(usize::MAX);
         let mut builder = Self {
             part_power,
+            next_part_power: None,
             replicas: 0.0,
             min_part_hours,
             overload: 0.0,
@@ -272,8 +301,9 @@ impl RingBuilder {
     /// Adds a device; it gets partitions at the next rebalance.
     ///
     /// # Errors
-    /// When it is there already, its weight is no weight, or the ring is full.
+    /// When it is there already, its weight is no weight, or the ring is full or being increased.
     pub fn add(&mut self, new: NewDevice) -> Result<DeviceId, BuilderError> {
+        self.check_not_increasing("adding devices")?;
         check_weight(new.weight)?;
         let same = |known: &&Device| {
             known.ip == new.ip && known.port == new.port && known.device == new.device
@@ -315,8 +345,9 @@ impl RingBuilder {
     /// Takes a device out; its partitions go elsewhere at the next rebalance, however recently they moved.
     ///
     /// # Errors
-    /// When there is no such device.
+    /// When there is no such device, or the ring is being increased.
     pub fn remove(&mut self, id: DeviceId) -> Result<(), BuilderError> {
+        self.check_not_increasing("removing devices")?;
         self.device_mut(id)?.weight = 0.0;
         self.removed.push(id);
         self.note_change();
@@ -383,6 +414,13 @@ impl RingBuilder {
     /// Gives the builder a name, if it has none.
     pub fn name_once(&mut self, id: impl FnOnce() -> String) {
         self.id.get_or_insert_with(id);
+    }
+
+    const fn check_not_increasing(&self, what: &'static str) -> Result<(), BuilderError> {
+        match self.next_part_power {
+            Some(_) => Err(BuilderError::Increasing { what }),
+            None => Ok(()),
+        }
     }
 
     fn note_change(&mut self) {
@@ -507,6 +545,7 @@ impl RingBuilder {
         builder.devices.clone_from(&ring.devices);
         builder.table.clone_from(&ring.table);
         builder.version = ring.version().unwrap_or(0);
+        builder.next_part_power = ring.next_part_power().and_then(PartPower::new);
         builder.dispersion = None;
         Ok(builder)
     }
@@ -520,12 +559,9 @@ impl RingBuilder {
             return Err(BuilderError::Unbalanced);
         }
         let table = self.table.clone();
-        Ok(Ring::new(
-            self.part_power,
-            self.devices.clone(),
-            table,
-            Some(self.version),
-        )?)
+        let devices = self.devices.clone();
+        let ring = Ring::new(self.part_power, devices, table, Some(self.version))?;
+        Ok(ring.with_next_part_power(self.next_part_power.map(PartPower::bits)))
     }
 
     /// Gives every copy a device, and moves copies towards the devices' shares.
@@ -534,8 +570,9 @@ impl RingBuilder {
     /// devices move in any case.
     ///
     /// # Errors
-    /// When there are fewer devices with weight than copies.
+    /// When there are fewer devices with weight than copies, or the ring is being increased.
     pub fn rebalance(&mut self, seed: u64, now: UtcTime) -> Result<Rebalanced, BuilderError> {
+        self.check_not_increasing("rebalancing")?;
         place::rebalance(self, seed, now)
     }
 }

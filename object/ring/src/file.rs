@@ -7,7 +7,7 @@
 //! | 0 | 4 | `R1NG` |
 //! | 4 | 2 | version 1, big-endian |
 //! | 6 | 4 | length of the header, big-endian |
-//! | 10 | … | header: JSON object `byteorder`, `devs`, `part_shift`, `replica_count`, `version` |
+//! | 10 | … | header: JSON object `byteorder`, `devs`, perhaps `next_part_power`, `part_shift`, `replica_count`, `version` |
 //! | … | 2 × partitions | one row of device numbers per replica, in the header's byte order; the last may be shorter |
 //!
 //! The header comes first so that a reader learns the devices without the table.
@@ -72,6 +72,8 @@ struct Header {
     #[serde(default = "little")]
     byteorder: String,
     devs: Vec<Option<Device>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    next_part_power: Option<u8>,
     part_shift: u8,
     replica_count: usize,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -115,7 +117,8 @@ impl Ring {
         let part_power = 32u8.checked_sub(header.part_shift).and_then(PartPower::new);
         let part_power = part_power.ok_or_else(|| header_error("part_shift is out of range"))?;
         let table = read_table(table, part_power, &header)?;
-        Ok(Self::new(part_power, header.devs, table, header.version)?)
+        let ring = Self::new(part_power, header.devs, table, header.version)?;
+        Ok(ring.with_next_part_power(header.next_part_power))
     }
 
     /// Writes the ring as a file; equal rings give equal bytes.
@@ -124,6 +127,7 @@ impl Ring {
         let header = Header {
             byteorder: little(),
             devs: self.devices.clone(),
+            next_part_power: self.next_part_power,
             part_shift: 32 - self.part_power.bits(),
             replica_count: self.table.len(),
             version: self.version,

@@ -97,6 +97,12 @@ impl PartPower {
         }
     }
 
+    /// One bit more, if there is such a part power.
+    #[must_use]
+    pub const fn next(self) -> Option<Self> {
+        Self::new(self.0 + 1)
+    }
+
     /// The number of bits.
     #[must_use]
     pub const fn bits(self) -> u8 {

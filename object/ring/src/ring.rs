@@ -14,6 +14,7 @@ pub struct Ring {
     /// By replica, then partition. The last row is shorter when the replica count is fractional.
     pub(crate) table: Vec<Vec<u16>>,
     pub(crate) version: Option<u64>,
+    pub(crate) next_part_power: Option<u8>,
     spread: Spread,
 }
 
@@ -78,8 +79,23 @@ impl Ring {
             devices,
             table,
             version,
+            next_part_power: None,
             spread,
         })
+    }
+
+    /// The same, noting where an increase of the part power leads.
+    #[must_use]
+    pub fn with_next_part_power(mut self, bits: Option<u8>) -> Self {
+        self.next_part_power = bits;
+        self
+    }
+
+    /// The part power that an increase leads to, or has led to while it is not finished. Swift's object servers link files
+    /// for it; lookups do not depend on it.
+    #[must_use]
+    pub const fn next_part_power(&self) -> Option<u8> {
+        self.next_part_power
     }
 
     /// How many top bits of a hash are its partition.
@@ -137,6 +153,12 @@ impl Ring {
             }
         }
         primaries
+    }
+
+    /// The devices of a partition's copies, in order: what [`Self::primaries`] has, without a list of its own.
+    pub fn copies(&self, partition: Partition) -> impl Iterator<Item = DeviceId> + '_ {
+        let partition = usize::try_from(partition.number()).unwrap_or(usize::MAX);
+        self.holders(partition).map(|device| device.id)
     }
 
     /// Whether a device is one of a partition's primaries.

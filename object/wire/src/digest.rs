@@ -74,8 +74,12 @@ impl fmt::Display for Digest {
     }
 }
 
-/// Hash bits that choose a slot. Digests are kept per slot; a partition at any power up to this one is a run of slots.
+/// Hash bits that choose a slot. Digests are kept per slot; a partition at any power up to this one is a run of slots, and at a
+/// higher one a part of a slot.
 pub const SLOT_BITS: u32 = 16;
+
+/// Hash bits that may number partitions.
+pub const HASH_BITS_MAX: u32 = 32;
 
 /// A bucket of the hash space: the first [`SLOT_BITS`] bits of a path hash.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

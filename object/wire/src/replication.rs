@@ -6,7 +6,7 @@
 
 use crate::body::Root;
 use crate::codec::{CodecError, Reader, Writer};
-use crate::digest::{Digest, SLOT_BITS};
+use crate::digest::Digest;
 use crate::row::ObjectRow;
 use onggi_common_units::Timestamp;
 use onggi_object_model::{AccountInfo, AccountName, ContainerInfo, ContainerPath, PolicyIndex};
@@ -457,12 +457,6 @@ pub fn decode_runs(bytes: &[u8]) -> Result<Vec<Run>, CodecError> {
     }
     reader.end(WHAT)?;
     Ok(runs)
-}
-
-/// Whether units of so many bits can be compared with digests kept per slot.
-#[must_use]
-pub const fn are_comparable(bits: u32) -> bool {
-    bits <= SLOT_BITS
 }
 
 #[cfg(test)]

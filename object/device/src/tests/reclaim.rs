@@ -1,6 +1,7 @@
 //! Tombstones leave by whole days, and what they deleted does not come back.
 
 use super::{SCOPE, body_files, delete, key, on_both, open_rocks, path, put, read};
+use crate::reclaim::Cover;
 use crate::stored::trace_day;
 use crate::{Device, Merge, Merged, NewRow};
 use onggi_common_units::{Timestamp, UtcTime};
@@ -9,6 +10,10 @@ use onggi_object_wire::replication::KeySum;
 use onggi_object_wire::{ObjectRow, Slot};
 
 const DAY: u64 = 86_400 * 100_000;
+
+fn whole(slot: Slot) -> (Slot, Cover) {
+    (slot, Cover::Whole)
+}
 
 fn sum(device: &Device, number: u8) -> KeySum {
     let keys = device
@@ -31,9 +36,9 @@ fn a_day_leaves_at_once_and_is_not_taken_up_again() {
         let slot = key(1).slot();
         let before = device.digests_above(SCOPE, 16, 10);
         assert_eq!(before.values().map(|sum| sum.count).sum::<u64>(), 0);
-        assert_eq!(device.reclaim(key(1).policy, slot, 9).unwrap(), 0);
+        assert_eq!(device.reclaim(key(1).policy, &whole(slot), 9).unwrap(), 0);
         assert_eq!(days(device), 1);
-        assert_eq!(device.reclaim(key(1).policy, slot, 10).unwrap(), 1);
+        assert_eq!(device.reclaim(key(1).policy, &whole(slot), 10).unwrap(), 1);
         assert_eq!(days(device), 0);
         assert_eq!(device.get_object(&key(1)).unwrap(), None);
         assert!(matches!(
@@ -50,7 +55,7 @@ fn a_day_leaves_at_once_and_is_not_taken_up_again() {
         // A younger one stays.
         delete(device, 2, 11 * DAY);
         let slot = key(2).slot();
-        assert_eq!(device.reclaim(key(2).policy, slot, 10).unwrap(), 0);
+        assert_eq!(device.reclaim(key(2).policy, &whole(slot), 10).unwrap(), 0);
         assert!(device.get_object(&key(2)).unwrap().is_some());
     });
 }
@@ -62,11 +67,11 @@ fn the_horizon_outlives_the_process() {
     {
         let device = open_rocks(dir.path());
         delete(&device, 1, 10 * DAY);
-        assert_eq!(device.reclaim(key(1).policy, slot, 10).unwrap(), 1);
+        assert_eq!(device.reclaim(key(1).policy, &whole(slot), 10).unwrap(), 1);
         device.mark_alive(UtcTime::from_seconds(77)).unwrap();
     }
     let device = open_rocks(dir.path());
-    assert_eq!(device.horizon(SCOPE, slot), 10);
+    assert_eq!(device.horizon(SCOPE, key(1).hash.as_bytes()), 10);
     assert_eq!(device.alive_at().unwrap(), Some(UtcTime::from_seconds(77)));
     assert_eq!(days(&device), 0);
     assert!(!device.units_behind(SCOPE, 16, 10).contains(&slot.number()));
@@ -76,20 +81,23 @@ fn the_horizon_outlives_the_process() {
 #[test]
 fn horizons_are_raised_together_where_nothing_is_to_be_let_go_of() {
     let dir = tempfile::tempdir().unwrap();
-    let all = || (0..1 << SLOT_BITS).filter_map(Slot::new);
+    let all = || (0..1 << SLOT_BITS).filter_map(Slot::new).map(whole);
     let (old, young) = (key(1).slot(), key(2).slot());
     assert_ne!(old, young);
     {
         let device = open_rocks(dir.path());
         delete(&device, 1, 10 * DAY);
         delete(&device, 2, 11 * DAY);
-        assert_eq!(device.raise_horizons(SCOPE, all(), 10).unwrap(), [old]);
+        assert_eq!(
+            device.raise_horizons(SCOPE, all(), 10).unwrap(),
+            [whole(old)]
+        );
         assert_eq!(device.units_behind(SCOPE, SLOT_BITS, 10), [old.number()]);
         assert!(device.get_object(&key(1)).unwrap().is_some());
-        assert_eq!(device.reclaim(key(1).policy, old, 10).unwrap(), 1);
+        assert_eq!(device.reclaim(key(1).policy, &whole(old), 10).unwrap(), 1);
         // A horizon never goes back.
         assert!(device.raise_horizons(SCOPE, all(), 9).unwrap().is_empty());
-        assert_eq!(device.horizon(SCOPE, young), 10);
+        assert_eq!(device.horizon(SCOPE, key(2).hash.as_bytes()), 10);
     }
     let device = open_rocks(dir.path());
     assert!(device.units_behind(SCOPE, SLOT_BITS, 10).is_empty());
@@ -106,7 +114,9 @@ fn what_is_old_and_comes_from_behind_is_stale_and_is_kept_aside() {
             let policy = key(number).policy;
             let old = sum(&behind, number);
             assert!(!ahead.is_stale(policy, &old));
-            ahead.reclaim(policy, key(number).slot(), 10).unwrap();
+            ahead
+                .reclaim(policy, &whole(key(number).slot()), 10)
+                .unwrap();
             assert!(ahead.is_stale(policy, &old));
             put(&behind, number, 11 * DAY, &bytes);
             assert!(!ahead.is_stale(policy, &sum(&behind, number)));
@@ -141,7 +151,7 @@ fn the_trace_of_an_expired_object_is_as_old_as_its_date() {
         };
         device.merge_object(&key(1), new, Merge::default()).unwrap();
         let slot = key(1).slot();
-        assert_eq!(device.reclaim(key(1).policy, slot, 19).unwrap(), 0);
-        assert_eq!(device.reclaim(key(1).policy, slot, 20).unwrap(), 1);
+        assert_eq!(device.reclaim(key(1).policy, &whole(slot), 19).unwrap(), 0);
+        assert_eq!(device.reclaim(key(1).policy, &whole(slot), 20).unwrap(), 1);
     });
 }

@@ -3,6 +3,7 @@
 use super::{on_both, open_memory, open_rocks};
 use crate::check::check;
 use crate::format::{Marker, id_file};
+use crate::reclaim::Cover;
 use crate::roster::Decision;
 use crate::roster_row::RosterRow;
 use crate::tables::ROSTER;
@@ -75,7 +76,11 @@ fn records(device: &Device) -> usize {
 
 fn reclaim(device: &Device, horizon: u16) -> u64 {
     device
-        .reclaim_rosters(RosterKind::Container, key().slot(), horizon)
+        .reclaim_rosters(
+            RosterKind::Container,
+            &(key().slot(), Cover::Whole),
+            horizon,
+        )
         .unwrap()
 }
 
@@ -126,7 +131,7 @@ fn traces_leave_by_days_and_replicas_that_are_not_as_far_hold_the_same() {
             99,
         );
         assert_eq!((records(one), live(one)), (2, 0));
-        assert_eq!(one.horizon(Scope::Containers, key().slot()), 10);
+        assert_eq!(one.horizon(Scope::Containers, key().hash.as_bytes()), 10);
     });
 }
 

@@ -48,7 +48,7 @@ impl Cluster {
             .map(|member| member.options.address.clone())
             .collect();
         let path = self.members[0].options.rings_dir.join("object-1.ring.gz");
-        durable::replace(&path, &ring(&addresses).to_bytes(), Visibility::World).unwrap();
+        durable::replace(&path, &ring(&addresses, 4).to_bytes(), Visibility::World).unwrap();
     }
 
     pub(super) fn places(&self, scope: Scope, hash: &onggi_object_ring::PathHash) -> Vec<Place> {

@@ -5,7 +5,7 @@ use crate::receive::{take_row, wanted_objects};
 use onggi_common_host::SystemEntropy;
 use onggi_common_meta::local::{MemoryStore, Store};
 use onggi_common_units::{ByteCount, Timestamp, UtcTime};
-use onggi_object_device::reclaim::horizon_at;
+use onggi_object_device::reclaim::{Cover, horizon_at};
 use onggi_object_device::{Device, DeviceOptions, ObjectKey, tables};
 use onggi_object_model::{Etag, Metadata, ObjectPath, PolicyIndex};
 use onggi_object_ring::PathHash;
@@ -236,7 +236,8 @@ impl World {
         }
         if is_primary && agreed == peers.len() {
             let slot = Slot::of(the_key().hash.as_bytes());
-            device.reclaim(POLICY, slot, self.horizon()).unwrap();
+            let whole = (slot, Cover::Whole);
+            device.reclaim(POLICY, &whole, self.horizon()).unwrap();
         }
         if !is_primary && confirmed == peers.len() {
             for sum in device.object_keys(POLICY, the_key().slot()).unwrap() {
@@ -259,7 +260,7 @@ fn a_primary_that_was_a_stand_in_meanwhile_takes_back_what_it_dropped() {
     // The other primaries have not come to raising their horizons.
     world.pass(0);
     assert_eq!(
-        world.devices[0].horizon(OBJECTS, the_key().slot()),
+        world.devices[0].horizon(OBJECTS, the_key().hash.as_bytes()),
         world.horizon()
     );
     world.out = 0;

@@ -5,7 +5,7 @@ use crate::receive::wanted_rosters;
 use onggi_common_host::SystemEntropy;
 use onggi_common_meta::local::{MemoryStore, Store};
 use onggi_common_units::{ByteCount, Timestamp, UtcTime};
-use onggi_object_device::reclaim::horizon_at;
+use onggi_object_device::reclaim::{Cover, horizon_at};
 use onggi_object_device::roster::Decision;
 use onggi_object_device::{Device, DeviceOptions, RosterKey, RosterKind, RosterRow, tables};
 use onggi_object_model::{Etag, Metadata, ObjectRecord};
@@ -155,7 +155,7 @@ impl World {
             }
             let row = device.roster(&the_key()).unwrap().unwrap();
             let (records, _) = device.changes::<ObjectRecord>(&the_key(), 0, 100).unwrap();
-            let known = device.horizon(Scope::Containers, slot);
+            let known = device.horizon(Scope::Containers, the_key().hash.as_bytes());
             let told = other
                 .merge_news(&the_key(), Some(&row), &records, known)
                 .unwrap();
@@ -190,7 +190,10 @@ impl World {
             self.push(own, peer, if is_primary { self.horizon() } else { 0 });
         }
         if is_primary && agreed == peers.len() {
-            device.reclaim_rosters(KIND, slot, self.horizon()).unwrap();
+            let whole = (slot, Cover::Whole);
+            device
+                .reclaim_rosters(KIND, &whole, self.horizon())
+                .unwrap();
         }
         if !is_primary && confirmed == peers.len() {
             for sum in at_first {
@@ -403,7 +406,7 @@ async fn o6_over_the_wire_a_trace_goes_when_every_primary_agrees_and_a_sleeper_g
             .unwrap();
         assert_eq!(found, None);
         assert_eq!(
-            device(&cluster, *index).horizon(Scope::Containers, key.slot()),
+            device(&cluster, *index).horizon(Scope::Containers, key.hash.as_bytes()),
             DAY
         );
     }

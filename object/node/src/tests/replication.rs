@@ -99,6 +99,47 @@ async fn a_handoff_goes_home_and_is_dropped_only_when_every_primary_has_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_only_a_stand_in_has_goes_to_all_primaries_that_are_there() {
+    for missing in 0..3 {
+        let mut cluster = Cluster::new().await;
+        let path = object_path("o");
+        let (homes, handoff) = cluster.homes(&path);
+        let away = cluster.index_of(&homes[missing]);
+        cluster.stop(away).await;
+        let body = pattern(100);
+        let put = cluster.put(&handoff, &path, 5, &body, Vec::new()).await;
+        assert!(put.is_stored());
+        cluster.replicate().await;
+        for home in homes.iter().filter(|home| **home != homes[missing]) {
+            assert_eq!(cluster.bytes(home, &path).await.unwrap(), body);
+        }
+        assert_eq!(cluster.bytes(&handoff, &path).await.unwrap(), body);
+
+        // It gives them no more than that until there is something new, or the one that was away is there.
+        let kept = |cluster: &Cluster| {
+            let node = cluster.node(cluster.index_of(&handoff));
+            let disk = node.disks.iter().next().unwrap();
+            disk.given().lock().unwrap().len()
+        };
+        assert_eq!(kept(&cluster), 1);
+        let newer = pattern(101);
+        let put = cluster.put(&handoff, &path, 6, &newer, Vec::new()).await;
+        assert!(put.is_stored());
+        cluster.replicate().await;
+        for home in homes.iter().filter(|home| **home != homes[missing]) {
+            assert_eq!(cluster.bytes(home, &path).await.unwrap(), newer);
+        }
+        cluster.start(away).await;
+        cluster.replicate().await;
+        for home in &homes {
+            assert_eq!(cluster.bytes(home, &path).await.unwrap(), newer);
+        }
+        assert_eq!(cluster.bytes(&handoff, &path).await, None);
+        assert_eq!(kept(&cluster), 0);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn tombstones_and_metadata_win_on_every_replica() {
     let cluster = Cluster::new().await;
     let (gone, changed) = (object_path("gone"), object_path("changed"));

@@ -2,6 +2,7 @@
 //!
 //! | key | what |
 //! |---|---|
+//! | `next_part_power` | while partitions are being doubled: where that leads |
 //! | `part_power`, `parts`, `replicas`, `min_part_hours`, `overload`, `version`, `id` | what their names say |
 //! | `devs` | by number: a dictionary, or `None` where a device was removed |
 //! | `_remove_devs` | devices that leave at the next rebalance |
@@ -69,7 +70,10 @@ impl RingBuilder {
         writer.text("devs_changed");
         writer.bool(self.devices_changed);
         writer.text("next_part_power");
-        writer.none();
+        match self.next_part_power {
+            Some(power) => writer.int(u64::from(power.bits())),
+            None => writer.none(),
+        }
         writer.text("_dispersion_graph");
         writer.dict(|_| ());
     }
@@ -130,11 +134,6 @@ impl RingBuilder {
         let pickle = pickle::read(bytes).map_err(malformed)?;
         let root =
             Record::of(&pickle, &pickle.root).ok_or_else(|| malformed("it is no builder"))?;
-        if !matches!(root.get("next_part_power"), Value::None) {
-            return Err(malformed(
-                "an increase of its partition power is under way; finish it with Swift's tools",
-            ));
-        }
         let power = PartPower::new(root.number("part_power")?);
         let power = power.ok_or_else(|| malformed("the part power is out of range"))?;
         let mut builder = Self::new(
@@ -144,6 +143,12 @@ impl RingBuilder {
         )?;
         builder.set_overload(root.float("overload").unwrap_or(0.0))?;
         builder.version = root.number("version")?;
+        if !matches!(root.get("next_part_power"), Value::None) {
+            let next = PartPower::new(root.number("next_part_power")?);
+            let next = next.filter(|next| *next == power || Some(*next) == power.next());
+            let next = next.ok_or_else(|| malformed("the next part power is out of range"))?;
+            builder.next_part_power = Some(next);
+        }
         builder.id = root.text("id").ok();
         builder.dispersion = root.float("dispersion").ok();
         builder.devices_changed = matches!(root.get("devs_changed"), Value::Bool(true));

@@ -124,7 +124,7 @@ pub(super) fn rebalance(
 }
 
 /// Adds the whole hours since the last rebalance to what every partition has rested.
-fn rest(builder: &mut RingBuilder, now: UtcTime) {
+pub(super) fn rest(builder: &mut RingBuilder, now: UtcTime) {
     let hours = now.seconds().saturating_sub(builder.rested_at) / 3_600;
     if hours == 0 {
         return;

@@ -241,6 +241,78 @@ proptest! {
     }
 }
 
+#[test]
+fn partitions_are_doubled_where_they_are() {
+    let mut builder = builder(6, 2.5);
+    for node in 1..=4 {
+        builder.add(device(1, node, 1, 1, 100.0)).unwrap();
+    }
+    builder.rebalance(5, at(0)).unwrap();
+    let before = builder.ring().unwrap();
+    assert_eq!(builder.increase(at(0)), Err(BuilderError::NotPrepared));
+    assert_eq!(builder.cancel_increase(), Err(BuilderError::NotCanceled));
+    assert_eq!(builder.finish_increase(), Err(BuilderError::NotFinished));
+    assert_eq!(builder.prepare_increase().unwrap().bits(), 7);
+    assert_eq!(builder.prepare_increase(), Err(BuilderError::Prepared));
+    assert_eq!(builder.finish_increase(), Err(BuilderError::NotFinished));
+    let is_refused = |error| matches!(error, BuilderError::Increasing { .. });
+    assert!(is_refused(builder.rebalance(6, at(9)).unwrap_err()));
+    assert!(is_refused(builder.remove(DeviceId::new(1)).unwrap_err()));
+    assert!(is_refused(
+        builder.add(device(1, 9, 1, 1, 1.0)).unwrap_err()
+    ));
+    let prepared = builder.ring().unwrap();
+    assert_eq!(prepared.next_part_power(), Some(7));
+    assert_eq!(Ring::from_bytes(&prepared.to_bytes()).unwrap(), prepared);
+    let version = builder.version();
+    assert_eq!(builder.increase(at(1)).unwrap().bits(), 7);
+    assert_eq!(builder.version(), version + 1);
+    assert_eq!(builder.increase(at(1)), Err(BuilderError::NotPrepared));
+    assert_eq!(
+        RingBuilder::from_bytes(&builder.to_bytes()).unwrap(),
+        builder
+    );
+    builder.validate().unwrap();
+    let after = builder.ring().unwrap();
+    for number in 0..128 {
+        let ids = |ring: &Ring, number| -> Vec<DeviceId> {
+            let primaries = ring.primaries(Partition::new(number));
+            primaries.iter().map(|device| device.id).collect()
+        };
+        assert_eq!(ids(&after, number), ids(&before, number / 2));
+    }
+    builder.finish_increase().unwrap();
+    assert_eq!(builder.ring().unwrap().next_part_power(), None);
+    // Nothing has to move, and nothing does.
+    builder.set_min_part_hours(0);
+    assert_eq!(builder.rebalance(7, at(2)).unwrap().moved, 0);
+}
+
+#[test]
+fn an_announced_increase_is_taken_back() {
+    let mut builder = builder(4, 1.0);
+    builder.add(device(1, 1, 1, 1, 100.0)).unwrap();
+    builder.rebalance(5, at(0)).unwrap();
+    let before = builder.ring().unwrap();
+    builder.prepare_increase().unwrap();
+    assert_eq!(builder.cancel_increase().unwrap().bits(), 4);
+    assert_eq!(builder.ring().unwrap().next_part_power(), Some(4));
+    assert_eq!(builder.increase(at(1)), Err(BuilderError::NotPrepared));
+    assert_eq!(builder.cancel_increase(), Err(BuilderError::NotCanceled));
+    assert_eq!(
+        RingBuilder::from_bytes(&builder.to_bytes()).unwrap(),
+        builder
+    );
+    builder.finish_increase().unwrap();
+    let after = builder.ring().unwrap();
+    assert_eq!(
+        (after.part_power(), after.next_part_power()),
+        (before.part_power(), None)
+    );
+    let mut largest = RingBuilder::new(PartPower::new(PartPower::MAX).unwrap(), 1.0, 0).unwrap();
+    assert_eq!(largest.prepare_increase(), Err(BuilderError::PartPowerMax));
+}
+
 /// Prints how long a large cluster's first rebalance and one after a change take. A measurement, not a test: run it
 /// by its name with `ONGGI_LONG=1`.
 #[test]
