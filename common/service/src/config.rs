@@ -170,6 +170,12 @@ pub struct Object {
     /// How many objects of deleted accounts are deleted in a second, for each device; 0 for none.
     #[serde(default = "default_reap_rate")]
     pub reap_rate: u32,
+    /// The pause between passes over the objects that are under another policy than their container's.
+    #[serde(default = "default_reconcile_interval_seconds")]
+    pub reconcile_interval_seconds: u32,
+    /// How many of them are looked at in a second, for each device; 0 for none.
+    #[serde(default = "default_reconcile_rate")]
+    pub reconcile_rate: u32,
     /// How many whole days the trace of a deletion stays at least.
     #[serde(default = "default_reclaim_age_days")]
     pub reclaim_age_days: NonZeroU16,
@@ -283,6 +289,12 @@ const fn default_reap_interval_seconds() -> u32 {
 }
 const fn default_reap_rate() -> u32 {
     500
+}
+const fn default_reconcile_interval_seconds() -> u32 {
+    30
+}
+const fn default_reconcile_rate() -> u32 {
+    100
 }
 const fn default_reclaim_age_days() -> NonZeroU16 {
     match NonZeroU16::new(7) {

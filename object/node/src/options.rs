@@ -46,8 +46,8 @@ pub struct Options {
     pub expiry_delay: Duration,
     /// How deleted accounts are reaped.
     pub reaping: reaper::Options,
-    /// The pause between passes of the reconciler.
-    pub reconcile_interval: Duration,
+    /// How objects under another policy than their container's are moved.
+    pub reconciling: reconciler::Options,
     /// How many whole days a tombstone stays at least.
     pub reclaim_age_days: u16,
     /// Bytes the auditor reads in a second on each device; 0 stops it.
@@ -97,7 +97,7 @@ impl Options {
             expiry_interval: EXPIRY_INTERVAL,
             expiry_delay: EXPIRY_DELAY,
             reaping: reaper::Options::default(),
-            reconcile_interval: reconciler::RECONCILE_INTERVAL,
+            reconciling: reconciler::Options::default(),
             reclaim_age_days: RECLAIM_AGE_DAYS,
             audit_bytes_per_second: AUDIT_BYTES_PER_SECOND,
             audit_interval: AUDIT_INTERVAL,

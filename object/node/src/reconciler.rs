@@ -21,22 +21,43 @@ use std::sync::Arc;
 
 /// The pause between passes unless told otherwise.
 pub const RECONCILE_INTERVAL: Duration = Duration::from_secs(30);
-/// Names looked at in a second, for each device.
-const NAMES_PER_SECOND: u32 = 100;
+/// Names looked at in a second, for each device, unless told otherwise.
+pub const RECONCILE_RATE: u32 = 100;
 /// Notes read in one go, and names of a container that get a note of their own at a time.
 const PAGE: usize = 1_000;
 const DAY: Duration = Duration::from_secs(86_400);
 
+/// How misplaced objects are moved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Options {
+    /// The pause between passes.
+    pub interval: Duration,
+    /// Names looked at in a second, for each device; 0 stops the reconciler.
+    pub rate: u32,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            interval: RECONCILE_INTERVAL,
+            rate: RECONCILE_RATE,
+        }
+    }
+}
+
 impl Node {
     /// Makes passes until the drain begins.
-    pub async fn reconcile(self: Arc<Self>, interval: Duration, drain: Drain) {
+    pub async fn reconcile(self: Arc<Self>, options: Options, drain: Drain) {
+        if options.rate == 0 {
+            return;
+        }
         loop {
             tokio::select! {
-                () = tokio::time::sleep(interval) => {}
+                () = tokio::time::sleep(options.interval) => {}
                 () = drain.requested() => return,
             }
             tokio::select! {
-                () = self.reconcile_all(Some(NAMES_PER_SECOND)) => {}
+                () = self.reconcile_all(Some(options.rate)) => {}
                 () = drain.requested() => return,
             }
         }

@@ -94,7 +94,7 @@ pub(crate) async fn start(
             drain.clone(),
         )),
         tokio::spawn(Arc::clone(&node).reap(options.reaping, drain.clone())),
-        tokio::spawn(Arc::clone(&node).reconcile(options.reconcile_interval, drain.clone())),
+        tokio::spawn(Arc::clone(&node).reconcile(options.reconciling, drain.clone())),
         tokio::spawn(Arc::clone(&node).audit(
             options.audit_bytes_per_second,
             options.audit_interval,

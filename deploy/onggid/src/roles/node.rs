@@ -6,7 +6,7 @@ use core::time::Duration;
 use onggi_common_host::durable;
 use onggi_common_service::{Config, Drain};
 use onggi_object_client::LocalNodes;
-use onggi_object_node::{Options, container_sync, reaper};
+use onggi_object_node::{Options, container_sync, reaper, reconciler};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -71,6 +71,10 @@ pub(crate) async fn node(
         interval: Duration::from_secs(object.reap_interval_seconds.into()),
         delay: Duration::from_secs(object.delay_reaping_seconds.into()),
         rate: object.reap_rate,
+    };
+    options.reconciling = reconciler::Options {
+        interval: Duration::from_secs(object.reconcile_interval_seconds.into()),
+        rate: object.reconcile_rate,
     };
     options.reclaim_age_days = object.reclaim_age_days.get();
     options.audit_bytes_per_second = object.audit_rate.bytes();

@@ -12,11 +12,7 @@ const FIRST: PolicyIndex = PolicyIndex::new(0);
 
 impl Cluster {
     async fn reconcile(&self) {
-        for node in self
-            .members
-            .iter()
-            .filter_map(|member| member.node.as_ref())
-        {
+        for node in self.up() {
             node.reconcile_once().await;
         }
     }
@@ -39,25 +35,11 @@ impl Cluster {
 
     /// Notes on all devices.
     fn notes(&self) -> usize {
-        let nodes = self
-            .members
-            .iter()
-            .filter_map(|member| member.node.as_ref());
-        nodes
-            .flat_map(|node| node.disks.serving())
-            .map(|disk| disk.device().misplaced(None, 1_000).unwrap().len())
-            .sum()
+        self.sum(|device| device.misplaced(None, 1_000).unwrap().len())
     }
 
     fn moved(&self) -> u64 {
-        let nodes = self
-            .members
-            .iter()
-            .filter_map(|member| member.node.as_ref());
-        nodes
-            .flat_map(|node| node.status().devices)
-            .map(|device| device.reconciled)
-            .sum()
+        self.told(|device| device.reconciled)
     }
 
     /// The bytes every device of a policy's primaries has of an object.
