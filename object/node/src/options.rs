@@ -1,8 +1,7 @@
 //! What a node is told when it starts.
 
-use crate::container_sync;
 use crate::expirer::{EXPIRY_DELAY, EXPIRY_INTERVAL};
-use crate::{reaper, reconciler};
+use crate::{container_sync, dark_data, reaper, reconciler};
 use core::time::Duration;
 use onggi_common_units::ByteCount;
 use onggi_object_client::{LocalNodes, Timeouts};
@@ -48,6 +47,8 @@ pub struct Options {
     pub reaping: reaper::Options,
     /// How objects under another policy than their container's are moved.
     pub reconciling: reconciler::Options,
+    /// How objects that no container lists are searched for.
+    pub dark_data: dark_data::Options,
     /// How many whole days a tombstone stays at least.
     pub reclaim_age_days: u16,
     /// Bytes the auditor reads in a second on each device; 0 stops it.
@@ -98,6 +99,7 @@ impl Options {
             expiry_delay: EXPIRY_DELAY,
             reaping: reaper::Options::default(),
             reconciling: reconciler::Options::default(),
+            dark_data: dark_data::Options::default(),
             reclaim_age_days: RECLAIM_AGE_DAYS,
             audit_bytes_per_second: AUDIT_BYTES_PER_SECOND,
             audit_interval: AUDIT_INTERVAL,

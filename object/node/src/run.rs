@@ -95,6 +95,7 @@ pub(crate) async fn start(
         )),
         tokio::spawn(Arc::clone(&node).reap(options.reaping, drain.clone())),
         tokio::spawn(Arc::clone(&node).reconcile(options.reconciling, drain.clone())),
+        tokio::spawn(Arc::clone(&node).search_dark(options.dark_data, drain.clone())),
         tokio::spawn(Arc::clone(&node).audit(
             options.audit_bytes_per_second,
             options.audit_interval,

@@ -1,6 +1,7 @@
 //! Nodes in one process, each with its own address, devices and listener, talking over real sockets.
 
 mod access;
+mod dark_data;
 mod expiry;
 mod links;
 mod racing;
@@ -175,6 +176,7 @@ impl Cluster {
         options.audit_bytes_per_second = 0;
         options.reaping.rate = 0;
         options.reconciling.rate = 0;
+        options.dark_data.rate = 0;
         options.timeouts = timeouts();
         options
     }

@@ -4,9 +4,10 @@ use super::{realms, rings, secrets};
 use anyhow::{Context as _, Result};
 use core::time::Duration;
 use onggi_common_host::durable;
+use onggi_common_service::config::DarkData;
 use onggi_common_service::{Config, Drain};
 use onggi_object_client::LocalNodes;
-use onggi_object_node::{Options, container_sync, reaper, reconciler};
+use onggi_object_node::{Options, container_sync, dark_data, reaper, reconciler};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -75,6 +76,16 @@ pub(crate) async fn node(
     options.reconciling = reconciler::Options {
         interval: Duration::from_secs(object.reconcile_interval_seconds.into()),
         rate: object.reconcile_rate,
+    };
+    options.dark_data = dark_data::Options {
+        action: match object.dark_data {
+            DarkData::Log => dark_data::Action::Log,
+            DarkData::Tell => dark_data::Action::Tell,
+            DarkData::Delete => dark_data::Action::Delete,
+        },
+        interval: dark_data::DARK_DATA_INTERVAL,
+        grace_age: Duration::from_secs(86_400) * u32::from(object.dark_data_grace_days),
+        rate: object.dark_data_rate,
     };
     options.reclaim_age_days = object.reclaim_age_days.get();
     options.audit_bytes_per_second = object.audit_rate.bytes();
