@@ -28,7 +28,7 @@ const START_TIME_MAX: &str = "60s";
 /// How long an orderly end may take.
 const STOP_TIME_MAX: Duration = Duration::from_secs(60);
 /// What makes a test's cluster small and quick.
-const QUICK_SETTINGS: &str = "part_power = 8\nexpiry_delay_seconds = 1\nreap_interval_seconds = 2\naudit_interval_seconds = 5";
+const QUICK_SETTINGS: &str = "part_power = 8\nexpiry_delay_seconds = 1\nreap_interval_seconds = 2\nreconcile_interval_seconds = 2\naudit_interval_seconds = 5";
 
 /// A running system.
 #[derive(Debug)]
@@ -104,13 +104,20 @@ impl System {
         if system.options.object_encryption && !system.object_keys().exists() {
             system.new_object_key("k1")?;
         }
-        durable::replace(
-            &system.config(),
-            system.config_text()?.as_bytes(),
-            Visibility::Owner,
-        )?;
+        system.write_config()?;
         system.launch()?;
         Ok(system)
+    }
+
+    /// Writes the configuration anew, for the next start: [`System::addresses`] may have been changed. With fewer nodes than
+    /// before it is one host of several; the rings stay.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn write_config(&self) -> Result<()> {
+        let text = self.config_text()?;
+        durable::replace(&self.config(), text.as_bytes(), Visibility::Owner)?;
+        Ok(())
     }
 
     /// The configuration file.
@@ -216,10 +223,12 @@ impl System {
 
     fn object_text(&self, object: &ObjectOptions, text: &mut String) -> Result<()> {
         let Addresses { objects, nodes, .. } = &self.addresses;
+        let devices: usize = nodes.iter().map(|(_, devices)| devices.len()).sum();
         writeln!(
             text,
             "[object]\nlisten = \"{objects}\"\nreplicas = {}\n{}",
-            object.replicas,
+            // Where there are fewer, the rings were made before, with more nodes.
+            object.replicas.min(devices),
             self.options.object_settings.unwrap_or(QUICK_SETTINGS)
         )?;
         if let Some(domain) = object.storage_domain {

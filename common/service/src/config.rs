@@ -170,6 +170,21 @@ pub struct Object {
     /// How many objects of deleted accounts are deleted in a second, for each device; 0 for none.
     #[serde(default = "default_reap_rate")]
     pub reap_rate: u32,
+    /// The pause between passes over the objects that are under another policy than their container's.
+    #[serde(default = "default_reconcile_interval_seconds")]
+    pub reconcile_interval_seconds: u32,
+    /// How many of them are looked at in a second, for each device; 0 for none.
+    #[serde(default = "default_reconcile_rate")]
+    pub reconcile_rate: u32,
+    /// What is done with objects that no container lists.
+    #[serde(default)]
+    pub dark_data: DarkData,
+    /// How many objects are looked at in a second to find those, for each device; 0 for none.
+    #[serde(default = "default_dark_data_rate")]
+    pub dark_data_rate: u32,
+    /// How many whole days old an object is before it is looked at.
+    #[serde(default = "default_dark_data_grace_days")]
+    pub dark_data_grace_days: u16,
     /// How many whole days the trace of a deletion stays at least.
     #[serde(default = "default_reclaim_age_days")]
     pub reclaim_age_days: NonZeroU16,
@@ -194,6 +209,19 @@ pub struct Object {
     /// The nodes of this host.
     #[serde(default = "default_nodes")]
     pub nodes: Vec<Node>,
+}
+
+/// What is done with objects that no container lists.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DarkData {
+    /// They are logged.
+    #[default]
+    Log,
+    /// Their containers are told of them again, where they are.
+    Tell,
+    /// They are deleted.
+    Delete,
 }
 
 /// `[[object.policies]]`: a name for a way to keep objects. Its number is its place in the list, and never changes.
@@ -283,6 +311,18 @@ const fn default_reap_interval_seconds() -> u32 {
 }
 const fn default_reap_rate() -> u32 {
     500
+}
+const fn default_reconcile_interval_seconds() -> u32 {
+    30
+}
+const fn default_reconcile_rate() -> u32 {
+    100
+}
+const fn default_dark_data_rate() -> u32 {
+    10
+}
+const fn default_dark_data_grace_days() -> u16 {
+    7
 }
 const fn default_reclaim_age_days() -> NonZeroU16 {
     match NonZeroU16::new(7) {

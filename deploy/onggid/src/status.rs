@@ -228,6 +228,7 @@ fn of_device(device: &DeviceStatus) -> String {
         (device.unexpired, "expired objects wait"),
         (device.unreaped, "deleted accounts wait"),
         (device.unreconciled, "misplaced objects wait"),
+        (device.dark, "objects are listed by no container"),
         (device.audited_damaged, "bodies were damaged"),
     ] {
         if count > 0 {

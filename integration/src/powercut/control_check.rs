@@ -102,6 +102,10 @@ impl Check for ControlCheck {
             }
         })
     }
+
+    fn repaired(&self) -> usize {
+        self.mounter.repaired()
+    }
 }
 
 #[cfg(test)]

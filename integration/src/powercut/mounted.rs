@@ -1,14 +1,25 @@
 //! File systems that are parts of a disk a power cut left: mounted on this machine, which replays their journals.
+//!
+//! A cut may tear a file system's superblock, which is two sectors long: then nothing can be mounted. An administrator runs
+//! `e2fsck -fy` and goes on, and so does the [`Mounter`]; what is looked at afterwards is looked at as strictly as ever.
 
 use anyhow::{Context as _, Result};
 use onggi_common_host::durable;
-use onggi_common_host::run::Run;
+use onggi_common_host::run::{Run, RunError};
+use std::cell::Cell;
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
 /// A part of the disk that is all zeros is left out in pieces of this length.
 const PIECE_BYTES: usize = 16 << 10;
+/// The blocks of a group of a file system whose blocks are of 4 KiB (`mkfs.ext4 -g`). By itself `mkfs` makes one group of
+/// what is smaller than 128 MiB, without a copy of its superblock, which nobody does on a disk that matters.
+pub const BLOCKS_PER_GROUP: usize = 8_192;
+/// Where the second half of a superblock is, in which its checksum is.
+const TORN: core::ops::Range<usize> = 1_536..2_048;
+/// `e2fsck` ends with at most this where nothing is left uncorrected.
+const CORRECTED: i32 = 2;
 
 /// A file system's place on the disk, and where it is mounted below the root of all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,6 +37,8 @@ pub struct Part {
 pub struct Mounter {
     folder: PathBuf,
     parts: Vec<Part>,
+    tears: bool,
+    repaired: Cell<usize>,
 }
 
 impl Mounter {
@@ -33,7 +46,25 @@ impl Mounter {
     /// is the quickest.
     #[must_use]
     pub const fn new(folder: PathBuf, parts: Vec<Part>) -> Self {
-        Self { folder, parts }
+        Self {
+            folder,
+            parts,
+            tears: false,
+            repaired: Cell::new(0),
+        }
+    }
+
+    /// Loses the second half of every superblock, so that each file system has to be repaired.
+    #[must_use]
+    pub const fn tearing(mut self) -> Self {
+        self.tears = true;
+        self
+    }
+
+    /// How many file systems have had to be repaired.
+    #[must_use]
+    pub const fn repaired(&self) -> usize {
+        self.repaired.get()
     }
 
     /// Mounts the parts of a disk, lets `look` look at the root, and unmounts them. What cannot be mounted is a finding.
@@ -52,13 +83,24 @@ impl Mounter {
             let bytes = disk.get(part.offset..part.offset + part.length);
             let image = self.folder.join(format!("image{number}"));
             write_sparse(&image, bytes.context("the disk is too small")?)?;
+            if self.tears {
+                let file = File::options().write(true).open(&image)?;
+                file.write_all_at(&[0; TORN.end - TORN.start], u64::try_from(TORN.start)?)?;
+            }
             let place = root.join(part.place);
             if !place.is_dir() {
                 return Ok(Some(format!("{} is not there", place.display())));
             }
             let mount = Run::new("mount").args(["-o", "loop"]);
-            if let Err(error) = mount.arg(&image).arg(&place).output() {
-                return Ok(Some(format!("a file system cannot be mounted: {error}")));
+            let mount = mount.arg(&image).arg(&place);
+            if let Err(error) = mount.clone().output() {
+                self.repaired.set(self.repaired.get() + 1);
+                let mounted = repair(&image).and_then(|()| mount.output());
+                if let Err(after) = mounted {
+                    return Ok(Some(format!(
+                        "a file system cannot be mounted: {error}; nor repaired: {after}"
+                    )));
+                }
             }
             mounts.0.push(place);
         }
@@ -66,6 +108,24 @@ impl Mounter {
         mounts.unmount()?;
         looked
     }
+}
+
+/// What an administrator does with a file system that cannot be mounted: `e2fsck -fy`, and where that finds no superblock
+/// by itself, with the place of the first copy.
+fn repair(image: &Path) -> Result<(), RunError> {
+    let copy = BLOCKS_PER_GROUP.to_string();
+    let tries: [&[&str]; 2] = [&["-fy"], &["-fy", "-b", &copy, "-B", "4096"]];
+    let mut last = Ok(());
+    for options in tries {
+        last = match Run::new("e2fsck").args(options).arg(image).output() {
+            Ok(_) => return Ok(()),
+            Err(RunError::Failed {
+                code: Some(code), ..
+            }) if code <= CORRECTED => return Ok(()),
+            Err(error) => Err(error),
+        };
+    }
+    last
 }
 
 /// What is mounted, the outermost first. An end of the value is an end of the mounts.

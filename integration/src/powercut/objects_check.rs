@@ -303,6 +303,10 @@ impl Check for ObjectsCheck {
         self.count += 1;
         self.mounter.look(disk, |root| self.look(root))
     }
+
+    fn repaired(&self) -> usize {
+        self.mounter.repaired()
+    }
 }
 
 #[cfg(test)]

@@ -21,6 +21,11 @@ pub trait Check {
     /// # Errors
     /// When the disk cannot be looked at. That is a finding, too, if the workload could not have caused it.
     fn check(&mut self, disk: &[u8]) -> Result<Option<String>>;
+
+    /// How many file systems could only be looked at after a repair.
+    fn repaired(&self) -> usize {
+        0
+    }
 }
 
 /// What came of a replay.
@@ -36,6 +41,8 @@ pub struct Report {
     pub cuts: usize,
     /// Cuts after which something was wrong.
     pub bad_cuts: usize,
+    /// File systems that had to be repaired before they could be mounted.
+    pub repaired: usize,
     /// The first of what was wrong.
     pub findings: Vec<String>,
 }
@@ -73,6 +80,7 @@ pub fn replay(
         acknowledged: (0..count).filter_map(mark_of).count(),
         cuts,
         bad_cuts: 0,
+        repaired: 0,
         findings: Vec::new(),
     };
     let mut disk = Disk::new(log, base);
@@ -95,6 +103,7 @@ pub fn replay(
             }
         }
     }
+    report.repaired = check.repaired();
     Ok(report)
 }
 

@@ -206,6 +206,13 @@ impl Check for VolumeCheck {
             }),
         }
     }
+
+    fn repaired(&self) -> usize {
+        match &self.location {
+            Location::Region => 0,
+            Location::File { mounter, .. } => mounter.repaired(),
+        }
+    }
 }
 
 #[cfg(test)]

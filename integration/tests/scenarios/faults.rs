@@ -175,10 +175,10 @@ fn damaged_metadata() -> Result<Outcome> {
 }
 
 /// A small file system that ends with the value.
-struct SmallDisk(PathBuf);
+pub(crate) struct SmallDisk(PathBuf);
 
 impl SmallDisk {
-    fn mount(path: &Path, size: &str) -> Result<Self> {
+    pub(crate) fn mount(path: &Path, size: &str) -> Result<Self> {
         durable::create_dir_all(path)?;
         let options = format!("size={size}");
         run(

@@ -27,6 +27,7 @@ mod objctl;
 mod object;
 mod object_accounts;
 mod object_clients;
+mod object_daemons;
 mod object_letter;
 mod object_life;
 mod object_races;
@@ -72,6 +73,7 @@ fn main() -> ExitCode {
         object_clients::SCENARIOS,
         object_letter::SCENARIOS,
         object_accounts::SCENARIOS,
+        object_daemons::SCENARIOS,
         object_life::SCENARIOS,
         object_races::SCENARIOS,
         block::SCENARIOS,

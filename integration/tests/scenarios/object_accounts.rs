@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 pub(crate) const SCENARIOS: &[Scenario] =
     &[("object::a_deleted_account_goes_from_every_device", deleted)];
 
-const RESELLER: &str = "ops:reseller";
-const OTHER: &str = "other:tester";
+pub(crate) const RESELLER: &str = "ops:reseller";
+pub(crate) const OTHER: &str = "other:tester";
 /// Nodes, each with a device.
 const NODES: usize = 4;
 
@@ -63,13 +63,16 @@ fn fill(curl: &Curl) -> Result<()> {
     Ok(())
 }
 
+/// All rows of a device at rest.
+pub(crate) fn dump(device: &Path) -> Result<String> {
+    let run = Run::new(program("onggid")?).args(["device", "dump"]);
+    let output = run.arg(device).output()?;
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
 /// What a device at rest still has of an account: lines of its dump that are no trace of a deletion.
 fn left(device: &Path, account: &str) -> Result<Vec<String>> {
-    let folder = device.to_str().context("path")?;
-    let output = Run::new(program("onggid")?)
-        .args(["device", "dump", folder])
-        .output()?;
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let text = dump(device)?;
     ensure!(text.contains(account), "{} knows nothing", device.display());
     let is_left = |line: &&str| {
         line.contains(account)
@@ -146,7 +149,7 @@ fn deleted() -> Result<Outcome> {
 }
 
 /// Looks into the devices, which takes that nobody uses them, again and again until nothing is left.
-fn gone_everywhere(system: &mut System, account: &str) -> Result<()> {
+pub(crate) fn gone_everywhere(system: &mut System, account: &str) -> Result<()> {
     let deadline = Instant::now() + Duration::from_secs(120);
     loop {
         std::thread::sleep(Duration::from_secs(10));
@@ -160,7 +163,9 @@ fn gone_everywhere(system: &mut System, account: &str) -> Result<()> {
                 devices += 1;
             }
         }
-        ensure!(devices == NODES, "{devices} devices");
+        let wanted = system.addresses.nodes.iter();
+        let wanted: usize = wanted.map(|(_, devices)| devices.len()).sum();
+        ensure!(devices == wanted, "{devices} devices");
         system.launch()?;
         system.await_health("30s")?;
         if lines.is_empty() {

@@ -117,8 +117,13 @@ pub(crate) fn caught(report: &Report, percent: usize) -> Result<Outcome> {
 )]
 fn say(report: &Report) {
     println!(
-        "    {} requests, {} flushes, {} acknowledgements; {} cuts, {} of them lost something",
-        report.requests, report.flushes, report.acknowledged, report.cuts, report.bad_cuts
+        "    {} requests, {} flushes, {} acknowledgements; {} cuts, {} of them lost something; {} file systems were repaired",
+        report.requests,
+        report.flushes,
+        report.acknowledged,
+        report.cuts,
+        report.bad_cuts,
+        report.repaired
     );
 }
 

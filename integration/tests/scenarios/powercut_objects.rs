@@ -4,10 +4,10 @@
 use crate::needs::{self, initiator_guest, loop_devices, need};
 use crate::powercut::{caught, survived};
 use crate::{Outcome, Scenario};
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use onggi_integration::guest::{FILES, GuestFile, Image, program_line};
 use onggi_integration::powercut::control_check::ControlCheck;
-use onggi_integration::powercut::mounted::{self, Mounter, Part};
+use onggi_integration::powercut::mounted::{self, BLOCKS_PER_GROUP, Mounter, Part};
 use onggi_integration::powercut::objects::{self, KEY};
 use onggi_integration::powercut::objects_check::ObjectsCheck;
 use onggi_integration::powercut::{Check, Fault, Recording, Report, Workload, control, replay};
@@ -22,6 +22,14 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     (
         "powercut::so_they_are_where_bodies_have_a_file_system_of_their_own",
         objects_apart_survive,
+    ),
+    (
+        "powercut::so_they_are_where_each_cut_tears_the_superblocks",
+        objects_torn_survive,
+    ),
+    (
+        "powercut::an_object_store_without_fdatasync_is_caught_where_superblocks_are_torn",
+        no_data_sync_torn,
     ),
     (
         "powercut::an_object_store_without_fdatasync_is_caught",
@@ -81,6 +89,8 @@ struct Trial {
     operations: usize,
     cuts: usize,
     fault: Fault,
+    /// Whether each cut tears superblocks, so that all is looked at after `e2fsck`.
+    tears: bool,
 }
 
 impl Trial {
@@ -89,7 +99,13 @@ impl Trial {
             operations,
             cuts,
             fault,
+            tears: false,
         }
+    }
+
+    const fn tearing(mut self) -> Self {
+        self.tears = true;
+        self
     }
 
     /// Records a workload and cuts the recording.
@@ -103,6 +119,11 @@ impl Trial {
         let folder = mounted::folder(4 * DISK_BYTES)?;
         let recording = Recording::make(image, folder.path(), workload, self.fault)?;
         let mounter = Mounter::new(folder.path().to_owned(), parts.to_vec());
+        let mounter = if self.tears {
+            mounter.tearing()
+        } else {
+            mounter
+        };
         let mut check = check(mounter);
         replay(
             &recording.log,
@@ -161,7 +182,7 @@ fn make_file_systems(parts: &[Part]) -> String {
             format!("/dev/mapper/part{number}")
         };
         lines.push(format!(
-            "mkfs.ext4 -q -F -b 4096 -N {INODES} -J size=4 {disk} {blocks} && mkdir -p /mnt/{0} && mount {disk} /mnt/{0}",
+            "mkfs.ext4 -q -F -b 4096 -g {BLOCKS_PER_GROUP} -N {INODES} -J size=4 {disk} {blocks} && mkdir -p /mnt/{0} && mount {disk} /mnt/{0}",
             part.place
         ));
     }
@@ -244,6 +265,33 @@ fn objects_apart_survive() -> Result<Outcome> {
     };
     let report = Trial::new(operations, cuts, Fault::None).objects(&image, &APART)?;
     survived(&report, operations * usize::try_from(objects::THREADS)?)
+}
+
+fn objects_torn_survive() -> Result<Outcome> {
+    need!(loop_devices());
+    need!(needs::tool("e2fsck"));
+    let image = need!(initiator_guest());
+    let (operations, cuts) = if needs::long() { (300, 500) } else { (40, 50) };
+    let trial = Trial::new(operations, cuts, Fault::None).tearing();
+    let report = trial.objects(&image, &APART)?;
+    ensure!(
+        report.repaired == cuts * APART.len(),
+        "a torn superblock was not noticed: {report:?}"
+    );
+    survived(&report, operations * usize::try_from(objects::THREADS)?)
+}
+
+fn no_data_sync_torn() -> Result<Outcome> {
+    need!(loop_devices());
+    need!(needs::tool("e2fsck"));
+    let image = need!(initiator_guest());
+    let trial = Trial::new(25, 60, Fault::DataSyncDoesNothing).tearing();
+    let report = trial.objects(&image, &WHOLE)?;
+    ensure!(
+        !(report.findings.iter()).any(|finding| finding.contains("cannot be mounted")),
+        "a file system could not be repaired: {report:?}"
+    );
+    caught(&report, 50)
 }
 
 fn no_data_sync() -> Result<Outcome> {

@@ -207,6 +207,35 @@ impl Device {
         Ok(keys.collect())
     }
 
+    /// The container of an object has to be told of it again; false when the object is not there any more as it was put then.
+    ///
+    /// # Errors
+    /// When the store refuses.
+    pub fn tell_again(
+        &self,
+        key: &ObjectKey,
+        put: Timestamp,
+        since: UtcTime,
+    ) -> Result<bool, DeviceError> {
+        let guard = self.stripes().lock(key.slot());
+        let stored = self.get_object(key)?;
+        let same = stored.filter(|one| one.row.body.is_some() && one.row.data_timestamp == put);
+        let is_same = same.is_some();
+        if let Some(stored) = same {
+            let mut batch = Batch::new();
+            let pending = PendingObject {
+                key: *key,
+                container: stored.row.path.container_path(),
+                record: stored.row.record(),
+                since: Some(since),
+            };
+            pending.stage(&mut batch);
+            self.store().write(&batch, Durability::Lazy)?;
+        }
+        drop(guard);
+        Ok(is_same)
+    }
+
     /// The containers were told: their pending rows go, unless a newer one has taken the place meanwhile.
     ///
     /// # Errors

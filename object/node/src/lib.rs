@@ -5,7 +5,7 @@
 //! absence left untold, the [`replicator`], which pushes what peers lack and brings handoffs home, the [`auditor`],
 //! which reads every body again, the [`expirer`], which deletes objects whose date has come, the [`reaper`], which
 //! deletes what is in deleted accounts, and once after the start the [`sweeper`]. The [`reconciler`] moves objects to the
-//! policy of their container. Where it is
+//! policy of their container, and [`dark_data`] looks for objects that no container lists. Where it is
 //! configured, [`container_sync`] sends containers to other clusters. [`progress`] says what they have done, to anybody.
 
 mod account;
@@ -13,6 +13,7 @@ pub mod auditor;
 mod compare;
 mod container;
 pub mod container_sync;
+pub mod dark_data;
 mod disks;
 pub mod expirer;
 mod given;

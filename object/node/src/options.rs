@@ -1,8 +1,7 @@
 //! What a node is told when it starts.
 
-use crate::container_sync;
 use crate::expirer::{EXPIRY_DELAY, EXPIRY_INTERVAL};
-use crate::{reaper, reconciler};
+use crate::{container_sync, dark_data, reaper, reconciler};
 use core::time::Duration;
 use onggi_common_units::ByteCount;
 use onggi_object_client::{LocalNodes, Timeouts};
@@ -46,8 +45,10 @@ pub struct Options {
     pub expiry_delay: Duration,
     /// How deleted accounts are reaped.
     pub reaping: reaper::Options,
-    /// The pause between passes of the reconciler.
-    pub reconcile_interval: Duration,
+    /// How objects under another policy than their container's are moved.
+    pub reconciling: reconciler::Options,
+    /// How objects that no container lists are searched for.
+    pub dark_data: dark_data::Options,
     /// How many whole days a tombstone stays at least.
     pub reclaim_age_days: u16,
     /// Bytes the auditor reads in a second on each device; 0 stops it.
@@ -97,7 +98,8 @@ impl Options {
             expiry_interval: EXPIRY_INTERVAL,
             expiry_delay: EXPIRY_DELAY,
             reaping: reaper::Options::default(),
-            reconcile_interval: reconciler::RECONCILE_INTERVAL,
+            reconciling: reconciler::Options::default(),
+            dark_data: dark_data::Options::default(),
             reclaim_age_days: RECLAIM_AGE_DAYS,
             audit_bytes_per_second: AUDIT_BYTES_PER_SECOND,
             audit_interval: AUDIT_INTERVAL,

@@ -78,6 +78,12 @@ pub struct DeviceStatus {
     /// Names that were still to be looked at after its last pass.
     #[serde(default)]
     pub unreconciled: u64,
+    /// Objects that no container lists, by the last search of this device.
+    #[serde(default)]
+    pub dark: u64,
+    /// How many of those found were told to their containers again, or deleted.
+    #[serde(default)]
+    pub dark_settled: u64,
 }
 
 /// Whether a device is used.
@@ -190,6 +196,8 @@ pub(crate) struct Progress {
     pub(crate) unreaped: AtomicU64,
     pub(crate) reconciled: AtomicU64,
     pub(crate) unreconciled: AtomicU64,
+    pub(crate) dark: AtomicU64,
+    pub(crate) dark_settled: AtomicU64,
 }
 
 impl Progress {
@@ -255,6 +263,8 @@ impl Disk {
             unreaped: load(&progress.unreaped),
             reconciled: load(&progress.reconciled),
             unreconciled: load(&progress.unreconciled),
+            dark: load(&progress.dark),
+            dark_settled: load(&progress.dark_settled),
         }
     }
 }
@@ -284,11 +294,13 @@ impl DeviceStatus {
             unreaped: 0,
             reconciled: 0,
             unreconciled: 0,
+            dark: 0,
+            dark_settled: 0,
         }
     }
 
     /// Each metric's name, kind, meaning and value.
-    fn metrics(&self) -> [(&'static str, &'static str, &'static str, u64); 24] {
+    fn metrics(&self) -> [(&'static str, &'static str, &'static str, u64); 26] {
         let (counter, gauge) = ("counter", "gauge");
         let serving = u64::from(self.state == DeviceState::Serving);
         #[rustfmt::skip]
@@ -317,6 +329,8 @@ impl DeviceStatus {
             ("reap_waiting", gauge, "deleted accounts with something left after the last pass", self.unreaped),
             ("reconciled_total", counter, "objects moved to their container's policy", self.reconciled),
             ("reconcile_waiting", gauge, "names to be looked at again after the last pass", self.unreconciled),
+            ("dark_objects", gauge, "objects that no container lists, by the last search", self.dark),
+            ("dark_settled_total", counter, "of those: told to their containers again, or deleted", self.dark_settled),
         ];
         metrics
     }

@@ -117,6 +117,24 @@ impl Caller {
 }
 
 impl Copies {
+    /// What those primaries say that can, when they are enough to read: all are asked, and waited for. `is_word` tells an
+    /// answer from the excuse for one.
+    pub(crate) async fn read<'a, T, F>(
+        &'a self,
+        caller: &Caller,
+        call: impl Fn(&'a Place) -> F,
+        is_word: impl Fn(&T) -> bool,
+    ) -> Option<Vec<T>>
+    where
+        F: Future<Output = Result<T, CallError>>,
+    {
+        let asked = self.primaries.iter();
+        let asked = asked.map(|(_, place)| caller.called(place, call(place)));
+        let answers = crate::replicator::join_all(asked).await;
+        let words: Vec<T> = answers.into_iter().flatten().filter(is_word).collect();
+        (words.len() >= self.quorum().reads()).then_some(words)
+    }
+
     /// Writes to them, with handoffs in the place of primaries that are away. `told` are the devices the writers
     /// are to tell about it, shared out among them.
     pub(crate) async fn write<F>(

@@ -285,32 +285,22 @@ impl Node {
         let head = account::Head {
             account: account.clone(),
         };
-        let primaries = copies.primaries();
         let caller = self.caller();
-        let asked = primaries
-            .iter()
-            .map(|place| caller.called(place, caller.nodes.head_account(place, &head)));
-        let mut infos = Vec::new();
-        let mut answered = 0;
-        for answer in crate::replicator::join_all(asked)
-            .await
-            .into_iter()
-            .flatten()
-        {
-            match answer {
-                InfoAnswer::Found(info) | InfoAnswer::Missing(Some(info)) => infos.push(*info),
-                InfoAnswer::Missing(None) => {}
-                InfoAnswer::Failed { .. } => continue,
-            }
-            answered += 1;
-        }
-        let merged = infos.into_iter().reduce(|mut sum, info| {
+        let answers = copies.read(
+            &caller,
+            |place| caller.nodes.head_account(place, &head),
+            |answer| !matches!(answer, InfoAnswer::Failed { .. }),
+        );
+        let infos = answers.await.into_iter().flatten();
+        let infos = infos.filter_map(|answer| match answer {
+            InfoAnswer::Found(info) | InfoAnswer::Missing(Some(info)) => Some(*info),
+            InfoAnswer::Missing(None) | InfoAnswer::Failed { .. } => None,
+        });
+        let merged = infos.reduce(|mut sum, info| {
             onggi_object_replica::merge::account_info(&mut sum, &info);
             sum
         });
-        answered >= copies.quorum().reads()
-            && merged
-                .is_some_and(|info| info.is_deleted() && self.is_due(info.delete_timestamp, delay))
+        merged.is_some_and(|info| info.is_deleted() && self.is_due(info.delete_timestamp, delay))
     }
 }
 

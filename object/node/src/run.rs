@@ -91,7 +91,8 @@ fn daemons(node: &Arc<Node>, options: &Options, drain: &Drain) -> Vec<tokio::tas
     let wake = Arc::new(Notify::new());
     let (replication, update) = (options.replication_interval, options.update_interval);
     let (expiry, delay) = (options.expiry_interval, options.expiry_delay);
-    let (reaping, reconciling) = (options.reaping, options.reconcile_interval);
+    let (reaping, reconciling) = (options.reaping, options.reconciling);
+    let dark_data = options.dark_data;
     let (audit_rate, audit) = (options.audit_bytes_per_second, options.audit_interval);
     let start = Start { node, drain };
     let mut daemons = vec![
@@ -107,6 +108,9 @@ fn daemons(node: &Arc<Node>, options: &Options, drain: &Drain) -> Vec<tokio::tas
         start.one("reaper", move |node, drain| node.reap(reaping, drain)),
         start.one("reconciler", move |node, drain| {
             node.reconcile(reconciling, drain)
+        }),
+        start.one("dark data", move |node, drain| {
+            node.search_dark(dark_data, drain)
         }),
         start.one("auditor", move |node, drain| {
             node.audit(audit_rate, audit, drain)

@@ -1,6 +1,7 @@
 //! Nodes in one process, each with its own address, devices and listener, talking over real sockets.
 
 mod access;
+mod dark_data;
 mod expiry;
 mod links;
 mod partitions;
@@ -13,6 +14,7 @@ mod replication;
 mod requests;
 
 use crate::options::Options;
+use crate::progress::DeviceStatus;
 use crate::rings::place;
 use crate::run::start;
 use crate::server::Node;
@@ -27,6 +29,7 @@ use onggi_common_units::{Secret, Timestamp, UtcTime};
 use onggi_object_client::{
     ContainerAnswer, GetAnswer, ListAnswer, Nodes, Timeouts, Transport, WriteAnswer,
 };
+use onggi_object_device::Device;
 use onggi_object_model::{
     AccountName, ContainerPath, Etag, ListingEntry, ListingQuery, Metadata, ObjectPath,
     PolicyIndex, StampedMetadata,
@@ -177,7 +180,8 @@ impl Cluster {
         options.reclaim_age_days = u16::MAX;
         options.audit_bytes_per_second = 0;
         options.reaping.rate = 0;
-        options.reconcile_interval = NEVER;
+        options.reconciling.rate = 0;
+        options.dark_data.rate = 0;
         options.timeouts = timeouts();
         options
     }
@@ -230,19 +234,34 @@ impl Cluster {
     }
 
     async fn replicate(&self) {
-        for member in &self.members {
-            if let Some(node) = &member.node {
-                node.replicate_once().await;
-            }
+        for node in self.up() {
+            node.replicate_once().await;
         }
     }
 
     async fn update(&self) {
-        for member in &self.members {
-            if let Some(node) = &member.node {
-                node.update_once().await;
-            }
+        for node in self.up() {
+            node.update_once().await;
         }
+    }
+
+    /// The nodes that run.
+    fn up(&self) -> impl Iterator<Item = &Arc<Node>> {
+        self.members
+            .iter()
+            .filter_map(|member| member.node.as_ref())
+    }
+
+    /// Something of all devices of the nodes that run, summed up.
+    fn sum(&self, of: impl Fn(&Device) -> usize) -> usize {
+        let disks = self.up().flat_map(|node| node.disks.serving());
+        disks.map(|disk| of(disk.device())).sum()
+    }
+
+    /// A number that devices tell, summed up.
+    fn told(&self, what: impl Fn(&DeviceStatus) -> u64) -> u64 {
+        let devices = self.up().flat_map(|node| node.status().devices);
+        devices.map(|device| what(&device)).sum()
     }
 
     fn index_of(&self, place: &Place) -> usize {

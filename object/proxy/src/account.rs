@@ -1,73 +1,41 @@
 //! Accounts: totals, metadata, and the listing of containers. They come into being with their first container.
 
 use crate::access::{ACCOUNT_ACL, Rights};
-use crate::container::{
-    OWNER_HEADERS, listing_faults, put_stamped_metadata, put_total, roster_reply, status_only,
-};
-use crate::driver::{self, Asked};
+use crate::container::status_only;
+use crate::driver;
 use crate::fault::{Fault, set, set_named};
 use crate::filling::Filling;
-use crate::middleware::versions::HIDDEN_PREFIX;
 use crate::middleware::{filters, quota, rate_limit};
 use crate::policy_totals;
 use crate::project_domain;
 use crate::proxy::{Asking, Core};
-use crate::subrequest::{parameter, text};
+use crate::roster::{
+    OWNER_HEADERS, infos, is_found, listing_faults, listing_format, listing_response, pages,
+    put_stamped_metadata, put_total, roster_reply, vary,
+};
+use crate::subrequest::text;
 use http::request::Parts as Head;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
-use onggi_common_service::http::{Response, empty, full};
+use onggi_common_service::http::{Response, empty};
 use onggi_common_units::Timestamp;
 use onggi_object_client::{InfoAnswer, ListAnswer};
 use onggi_object_model::acl::AccountAcl;
 use onggi_object_model::limits::ACCOUNT_LISTING_MAX;
 use onggi_object_model::{
-    AccountEntry, AccountInfo, AccountLine, AccountName, ContainerPath, Listing, ListingEntry,
-    ListingFormat, ListingQuery, MetadataKind, Policy, Resource, StampedMetadata,
+    AccountEntry, AccountInfo, AccountLine, AccountName, ContainerPath, Listing, ListingFormat,
+    ListingQuery, MetadataKind, Policy, Resource, StampedMetadata,
 };
 use onggi_object_replica::merge::{self, MergedListing};
-use onggi_object_replica::{Answer, Failure, GetStep, Outcome};
+use onggi_object_replica::{Answer, Failure, Outcome};
 use onggi_object_wire::account;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::sync::Arc;
 
 mod deletion;
+mod versions;
 
 use deletion::there;
-
-/// Pages of containers of versions that are read for one page of an account.
-const HIDDEN_PAGES_MAX: usize = 4;
-
-/// What to ask for the containers of versions that belong to a page's lines. `None`: it has no such lines.
-fn hidden_query(query: &ListingQuery, page: &Listing<AccountEntry>) -> Option<ListingQuery> {
-    let names = || {
-        page.entries.iter().filter_map(|entry| match entry {
-            ListingEntry::Item(item) => Some(item.name.as_str()),
-            ListingEntry::Subdir(_) => None,
-        })
-    };
-    let (first, last) = (names().min()?, names().max()?);
-    // Markers are exclusive: a beginning of the first name, and the next name after the last.
-    let mut marker = format!("{HIDDEN_PREFIX}{first}");
-    marker.pop();
-    Some(ListingQuery {
-        marker,
-        end_marker: format!("{HIDDEN_PREFIX}{last}\0"),
-        prefix: format!("{HIDDEN_PREFIX}{}", query.prefix),
-        delimiter: query.delimiter.clone(),
-        with_reserved: true,
-        ..ListingQuery::page(ACCOUNT_LISTING_MAX)
-    })
-}
-
-/// Adds the bytes of versions to their containers' lines.
-fn add_bytes(page: &mut Listing<AccountEntry>, kept: &HashMap<String, u64>) {
-    for entry in &mut page.entries {
-        if let ListingEntry::Item(item) = entry {
-            let more = kept.get(&item.name).copied().unwrap_or_default();
-            item.bytes = item.bytes.saturating_add(more);
-        }
-    }
-}
+use versions::add_bytes;
 
 /// How a replica's word that an account is not there counts: one that was deleted is known to be.
 fn missing(info: Option<&AccountInfo>) -> Answer {
@@ -99,24 +67,13 @@ fn list_answer(answer: &ListAnswer<AccountInfo, AccountEntry>) -> Answer {
     }
 }
 
-fn merged<'a>(infos: impl Iterator<Item = &'a AccountInfo>) -> AccountInfo {
-    let mut infos = infos.cloned();
+fn merged(infos: impl IntoIterator<Item = AccountInfo>) -> AccountInfo {
+    let mut infos = infos.into_iter();
     let mut sum = infos.next().unwrap_or_default();
     for info in infos {
         merge::account_info(&mut sum, &info);
     }
     sum
-}
-
-/// Whether a read found something; 503 when it cannot tell.
-pub(crate) fn is_found<T>(asked: &Asked<T>) -> Result<bool, Fault> {
-    match asked.step {
-        GetStep::Read { .. } => Ok(true),
-        GetStep::Missing { .. } => Ok(false),
-        GetStep::Unavailable | GetStep::Wait | GetStep::Ask(_) | GetStep::AskHandoff => {
-            Err(Fault::Unavailable)
-        }
-    }
 }
 
 impl Asking {
@@ -184,16 +141,6 @@ impl Asking {
         let info = self.core.account_info(account).await?;
         Ok(self.domain_told(account, &info))
     }
-}
-
-/// The format a listing request asks for.
-pub(crate) fn listing_format(request: &Head) -> Result<ListingFormat, Fault> {
-    let raw = request.uri.query().unwrap_or_default();
-    let accept = request
-        .headers
-        .get(header::ACCEPT)
-        .and_then(|value| value.to_str().ok());
-    ListingFormat::negotiate(raw, accept).map_err(listing_faults)
 }
 
 /// An account's ACL, quotas and limits, as users name them and as they are kept.
@@ -284,11 +231,7 @@ impl Core {
         let replicas = self.cluster.account(account);
         let asked = self.cluster.read(&replicas, send, info_answer).await;
         is_found(&asked)?;
-        let infos = asked.answers.iter().filter_map(|(_, answer)| match answer {
-            InfoAnswer::Found(info) | InfoAnswer::Missing(Some(info)) => Some(&**info),
-            InfoAnswer::Missing(None) | InfoAnswer::Failed { .. } => None,
-        });
-        Ok(merged(infos))
+        Ok(merged(infos(asked.answers)))
     }
 
     async fn list_account(
@@ -320,38 +263,6 @@ impl Core {
         let mut response = listing_response(head, &page, format, root);
         vary(request, response.headers_mut());
         Ok(response)
-    }
-
-    /// The bytes that versions of objects take, by the container whose objects they are, of those on a page.
-    async fn bytes_of_versions(
-        &self,
-        account: &AccountName,
-        query: &ListingQuery,
-        page: &Listing<AccountEntry>,
-    ) -> Result<HashMap<String, u64>, Fault> {
-        let mut kept = HashMap::new();
-        let Some(mut asked) = hidden_query(query, page) else {
-            return Ok(kept);
-        };
-        // A container has at most one of versions, so a second page is seldom needed.
-        for _ in 0..HIDDEN_PAGES_MAX {
-            let (_, hidden) = self.account_lines(account, asked.clone()).await?;
-            let is_last = hidden.entries.len() < asked.limit;
-            if let Some(name) = hidden.names().last() {
-                name.clone_into(&mut asked.marker);
-            }
-            for entry in hidden.entries {
-                if let ListingEntry::Item(item) = entry
-                    && let Some(name) = item.name.strip_prefix(HIDDEN_PREFIX)
-                {
-                    kept.insert(name.to_owned(), item.bytes);
-                }
-            }
-            if is_last {
-                break;
-            }
-        }
-        Ok(kept)
     }
 
     /// A page of an account's listing.
@@ -389,18 +300,8 @@ impl Core {
         let replicas = self.cluster.account(account);
         let asked = self.cluster.read(&replicas, send, list_answer).await;
         is_found(&asked)?;
-        let (mut infos, mut pages) = (Vec::new(), Vec::new());
-        for (_, answer) in asked.answers {
-            match answer {
-                ListAnswer::Found { info, listing } => {
-                    infos.push(*info);
-                    pages.push(listing);
-                }
-                ListAnswer::Missing(Some(info)) => infos.push(*info),
-                ListAnswer::Missing(None) | ListAnswer::Failed { .. } => {}
-            }
-        }
-        let info = there(merged(infos.iter()))?;
+        let (infos, pages) = pages(asked.answers);
+        let info = there(merged(infos))?;
         Ok((info, merge::listings(pages, query.limit, query.reverse)))
     }
 
@@ -555,85 +456,4 @@ fn account_response(info: &AccountInfo, rights: Rights, policies: &[Policy]) -> 
         }
     }
     response
-}
-
-/// Says that the answer is another for who accepts another format, unless the URL says which.
-pub(crate) fn vary(request: &Head, headers: &mut HeaderMap) {
-    if parameter(request, "format").is_none() {
-        headers.insert(header::VARY, HeaderValue::from_static("Accept"));
-    }
-}
-
-/// A listing over the headers of what is listed: 204 when there is nothing to say as text.
-pub(crate) fn listing_response<T: onggi_object_model::listing::Line>(
-    mut response: Response,
-    page: &Listing<T>,
-    format: ListingFormat,
-    root: (&str, &str),
-) -> Response {
-    let body = page.render(format, root);
-    set(
-        response.headers_mut(),
-        header::CONTENT_TYPE,
-        format.content_type(),
-    );
-    if body.is_empty() {
-        *response.status_mut() = StatusCode::NO_CONTENT;
-        return response;
-    }
-    *response.status_mut() = StatusCode::OK;
-    put_total(
-        response.headers_mut(),
-        header::CONTENT_LENGTH,
-        u64::try_from(body.len()).unwrap_or(u64::MAX),
-    );
-    *response.body_mut() = full(body);
-    response
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn line(name: &str, bytes: u64) -> ListingEntry<AccountEntry> {
-        ListingEntry::Item(AccountEntry {
-            name: name.to_owned(),
-            count: 1,
-            bytes,
-            last_modified: Timestamp::ZERO,
-            policy: None,
-        })
-    }
-
-    #[test]
-    fn containers_of_versions_are_asked_for_within_a_page_and_their_bytes_are_added() {
-        let mut page = Listing {
-            entries: vec![
-                line("b", 1),
-                ListingEntry::Subdir("b/".to_owned()),
-                line("한", 2),
-            ],
-        };
-        let query = ListingQuery {
-            delimiter: "/".to_owned(),
-            reverse: true,
-            ..ListingQuery::page(3)
-        };
-        let asked = hidden_query(&query, &page).unwrap();
-        let (low, high) = asked.bounds();
-        let is_inside = |name: &str| {
-            let name = format!("{HIDDEN_PREFIX}{name}");
-            let name = name.as_bytes();
-            low.as_slice() <= name && high.as_deref().is_none_or(|high| name < high)
-        };
-        assert!(is_inside("b") && is_inside("c") && is_inside("한"));
-        assert!(!is_inside("한a") && asked.with_reserved && !asked.reverse);
-        add_bytes(&mut page, &HashMap::from([("한".to_owned(), 40)]));
-        assert_eq!(page.entries.first(), Some(&line("b", 1)));
-        assert_eq!(page.entries.last(), Some(&line("한", 42)));
-        let folded = Listing {
-            entries: vec![ListingEntry::Subdir("b/".to_owned())],
-        };
-        assert_eq!(hidden_query(&query, &folded), None);
-    }
 }

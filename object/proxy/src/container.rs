@@ -1,12 +1,15 @@
 //! Containers: making, changing, deleting, and listing what is in them.
 
 use crate::access::{self, Rights};
-use crate::account::{is_found, listing_format, listing_response, vary};
 use crate::driver::{self, Written};
-use crate::fault::{Fault, set, set_named};
+use crate::fault::{Fault, set};
 use crate::filling::Filling;
 use crate::middleware::container_versions::{as_version_link, show_versions};
 use crate::proxy::{Asking, Core};
+use crate::roster::{
+    OWNER_HEADERS, infos, is_found, listing_faults, listing_format, listing_response, pages,
+    put_stamped_metadata, put_total, roster_reply, vary,
+};
 use crate::subrequest::parameter;
 use http::request::Parts as Head;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
@@ -16,11 +19,11 @@ use onggi_object_client::{ContainerAnswer, InfoAnswer, ListAnswer};
 use onggi_object_model::limits::CONTAINER_LISTING_MAX;
 use onggi_object_model::precondition::last_modified;
 use onggi_object_model::{
-    ContainerInfo, ContainerPath, Listing, ListingEntry, ListingQuery, ListingQueryError,
-    MetadataKind, ObjectEntry, ObjectPath, PolicyIndex, Resource, StampedMetadata, StampedValue,
+    ContainerInfo, ContainerPath, Listing, ListingEntry, ListingQuery, MetadataKind, ObjectEntry,
+    ObjectPath, PolicyIndex, Resource, StampedMetadata, StampedValue,
 };
 use onggi_object_replica::merge::{self, MergedListing};
-use onggi_object_replica::{Answer, Failure, Outcome, Reply};
+use onggi_object_replica::{Answer, Failure, Outcome};
 use onggi_object_wire::{Place, container};
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -33,26 +36,6 @@ mod deletion;
 const RECOUNT_MAX: usize = 1_000;
 /// Lookups of names that replicas do not agree about, at a time.
 const DOUBTS_AT_ONCE: usize = 16;
-
-/// How a node's answer to a container or account write counts.
-pub(crate) fn roster_reply(answer: &ContainerAnswer) -> Reply {
-    match answer {
-        ContainerAnswer::Made { .. } => Reply::Stored { existed: false },
-        ContainerAnswer::Done { .. } => Reply::Stored { existed: true },
-        ContainerAnswer::NotFound => Reply::Missing,
-        ContainerAnswer::Conflict => Reply::Conflict,
-        ContainerAnswer::Deleted => Reply::ConditionFailed,
-        ContainerAnswer::Full | ContainerAnswer::Failed { .. } => Reply::Failed,
-    }
-}
-
-/// The same for a deletion, which one replica that still lists something makes fail.
-pub(crate) fn deletion_reply(answer: &ContainerAnswer) -> Reply {
-    match roster_reply(answer) {
-        Reply::Conflict => Reply::ConditionFailed,
-        other => other,
-    }
-}
 
 fn existing(info: &ContainerInfo) -> Answer {
     if info.exists() {
@@ -129,44 +112,7 @@ fn changed(info: &ContainerInfo) -> Timestamp {
     items.fold(info.put_timestamp, Timestamp::max)
 }
 
-/// What a malformed listing request is answered.
-pub(crate) fn listing_faults(error: ListingQueryError) -> Fault {
-    match error {
-        ListingQueryError::LimitTooLarge { .. } => Fault::PreconditionFailed(error.to_string()),
-        ListingQueryError::NotUtf8 { .. } | ListingQueryError::MalformedAccept => {
-            Fault::BadRequest(error.to_string())
-        }
-        ListingQueryError::NotAcceptable => Fault::NotAcceptable,
-    }
-}
-
-pub(crate) fn put_total(headers: &mut HeaderMap, name: HeaderName, total: u64) {
-    headers.insert(name, HeaderValue::from(total));
-}
-
-pub(crate) fn put_stamped_metadata(
-    headers: &mut HeaderMap,
-    metadata: &StampedMetadata,
-    is_shown: impl Fn(&str) -> bool,
-) {
-    for (name, value) in metadata.iter().filter(|(name, _)| is_shown(name)) {
-        set_named(headers, name, value);
-    }
-}
-
 pub(crate) use crate::object::put::plain as status_only;
-
-/// Headers that only the account's owner sees and sets.
-pub(crate) const OWNER_HEADERS: [&str; 8] = [
-    "x-container-read",
-    "x-container-write",
-    "x-container-sync-key",
-    "x-container-sync-to",
-    "x-account-meta-temp-url-key",
-    "x-account-meta-temp-url-key-2",
-    "x-container-meta-temp-url-key",
-    "x-container-meta-temp-url-key-2",
-];
 
 impl Asking {
     pub(crate) async fn container(
@@ -268,14 +214,7 @@ impl Core {
         let replicas = self.cluster.container(path);
         let asked = self.cluster.read(&replicas, send, info_answer).await;
         let found = is_found(&asked)?;
-        let infos = asked
-            .answers
-            .into_iter()
-            .filter_map(|(_, answer)| match answer {
-                InfoAnswer::Found(info) | InfoAnswer::Missing(Some(info)) => Some(*info),
-                InfoAnswer::Missing(None) | InfoAnswer::Failed { .. } => None,
-            });
-        let info = merged(infos);
+        let info = merged(infos(asked.answers));
         if let Some(info) = &info {
             self.cluster
                 .clock
@@ -364,17 +303,7 @@ impl Core {
         let replicas = self.cluster.container(path);
         let asked = self.cluster.read(&replicas, send, list_answer).await;
         let found = is_found(&asked)?;
-        let (mut infos, mut pages) = (Vec::new(), Vec::new());
-        for (_, answer) in asked.answers {
-            match answer {
-                ListAnswer::Found { info, listing } => {
-                    infos.push(*info);
-                    pages.push(listing);
-                }
-                ListAnswer::Missing(Some(info)) => infos.push(*info),
-                ListAnswer::Missing(None) | ListAnswer::Failed { .. } => {}
-            }
-        }
+        let (infos, pages) = pages(asked.answers);
         let info = merged(infos)
             .filter(|info| found && info.exists())
             .ok_or(Fault::NotFound)?;

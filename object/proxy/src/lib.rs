@@ -26,6 +26,7 @@ mod project_domain;
 mod proxy;
 mod relay;
 mod rings;
+mod roster;
 mod subrequest;
 
 pub use options::{Options, Parts, SyncOptions};

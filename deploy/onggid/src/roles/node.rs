@@ -4,9 +4,10 @@ use super::{realms, rings, secrets};
 use anyhow::{Context as _, Result};
 use core::time::Duration;
 use onggi_common_host::durable;
+use onggi_common_service::config::{DarkData, Object};
 use onggi_common_service::{Config, Drain};
 use onggi_object_client::LocalNodes;
-use onggi_object_node::{Options, container_sync, reaper};
+use onggi_object_node::{Options, container_sync, dark_data, reaper, reconciler};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -66,16 +67,7 @@ pub(crate) async fn node(
             ca_file: sync.ca_file.clone(),
         });
     }
-    options.expiry_delay = Duration::from_secs(object.expiry_delay_seconds.into());
-    options.reaping = reaper::Options {
-        interval: Duration::from_secs(object.reap_interval_seconds.into()),
-        delay: Duration::from_secs(object.delay_reaping_seconds.into()),
-        rate: object.reap_rate,
-    };
-    options.reclaim_age_days = object.reclaim_age_days.get();
-    options.audit_bytes_per_second = object.audit_rate.bytes();
-    options.replication_bytes_per_second = object.replication_rate.bytes();
-    options.audit_interval = Duration::from_secs(object.audit_interval_seconds.into());
+    set_daemons(&mut options, object);
     onggi_object_node::run(options, drain.clone())
         .await
         .with_context(|| format!("the storage node at {address}"))?;
@@ -83,4 +75,32 @@ pub(crate) async fn node(
         watcher.await.context("a task of the node panicked")?;
     }
     Ok(())
+}
+
+/// What the node does by itself, and how fast.
+fn set_daemons(options: &mut Options, object: &Object) {
+    options.expiry_delay = Duration::from_secs(object.expiry_delay_seconds.into());
+    options.reaping = reaper::Options {
+        interval: Duration::from_secs(object.reap_interval_seconds.into()),
+        delay: Duration::from_secs(object.delay_reaping_seconds.into()),
+        rate: object.reap_rate,
+    };
+    options.reconciling = reconciler::Options {
+        interval: Duration::from_secs(object.reconcile_interval_seconds.into()),
+        rate: object.reconcile_rate,
+    };
+    options.dark_data = dark_data::Options {
+        action: match object.dark_data {
+            DarkData::Log => dark_data::Action::Log,
+            DarkData::Tell => dark_data::Action::Tell,
+            DarkData::Delete => dark_data::Action::Delete,
+        },
+        interval: dark_data::DARK_DATA_INTERVAL,
+        grace_age: Duration::from_secs(86_400) * u32::from(object.dark_data_grace_days),
+        rate: object.dark_data_rate,
+    };
+    options.reclaim_age_days = object.reclaim_age_days.get();
+    options.audit_bytes_per_second = object.audit_rate.bytes();
+    options.replication_bytes_per_second = object.replication_rate.bytes();
+    options.audit_interval = Duration::from_secs(object.audit_interval_seconds.into());
 }

@@ -7,8 +7,8 @@ use crate::server::Node;
 use onggi_common_units::Timestamp;
 use onggi_object_client::{ContainerAnswer, ListAnswer, WriteAnswer};
 use onggi_object_model::{
-    ContainerInfo, ContainerPath, ListingEntry, ListingQuery, ObjectName, ObjectPath, PolicyIndex,
-    StampedMetadata,
+    ContainerInfo, ContainerPath, Listing, ListingEntry, ListingQuery, ObjectEntry, ObjectName,
+    ObjectPath, PolicyIndex, StampedMetadata,
 };
 use onggi_object_replica::{Failure, Outcome, Reply};
 use onggi_object_wire::container;
@@ -49,6 +49,23 @@ impl Held {
             .max(info.put_timestamp.max(info.delete_timestamp));
         if info.put_timestamp > Timestamp::ZERO {
             self.policies.insert(info.policy);
+        }
+    }
+
+    fn add_page(&mut self, info: &ContainerInfo, page: Listing<ObjectEntry>, limit: usize) {
+        self.add_info(info);
+        if page.entries.len() >= limit {
+            let last = page.names().last().map(str::to_owned);
+            self.next = [self.next.take(), last].into_iter().flatten().min();
+        }
+        for entry in page.entries {
+            let ListingEntry::Item(item) = entry else {
+                continue;
+            };
+            if let Ok(name) = item.name.parse::<ObjectName>() {
+                let newest = self.objects.entry(name).or_default();
+                *newest = (*newest).max(item.last_modified);
+            }
         }
     }
 }
@@ -110,42 +127,21 @@ impl Node {
                 ..ListingQuery::page(limit)
             },
         };
-        let primaries = copies.primaries();
         let caller = self.caller();
-        let asked = primaries
-            .iter()
-            .map(|place| caller.called(place, caller.nodes.list_container(place, &list)));
+        let answers = copies.read(
+            &caller,
+            |place| caller.nodes.list_container(place, &list),
+            |answer| !matches!(answer, ListAnswer::Failed { .. }),
+        );
         let mut held = Held::default();
-        let mut answered = 0;
-        for answer in crate::replicator::join_all(asked)
-            .await
-            .into_iter()
-            .flatten()
-        {
+        for answer in answers.await? {
             match answer {
-                ListAnswer::Found { info, listing } => {
-                    held.add_info(&info);
-                    if listing.entries.len() >= limit {
-                        let last = listing.names().last().map(str::to_owned);
-                        held.next = [held.next.take(), last].into_iter().flatten().min();
-                    }
-                    for entry in listing.entries {
-                        let ListingEntry::Item(item) = entry else {
-                            continue;
-                        };
-                        if let Ok(name) = item.name.parse::<ObjectName>() {
-                            let newest = held.objects.entry(name).or_default();
-                            *newest = (*newest).max(item.last_modified);
-                        }
-                    }
-                }
+                ListAnswer::Found { info, listing } => held.add_page(&info, listing, limit),
                 ListAnswer::Missing(Some(info)) => held.add_info(&info),
-                ListAnswer::Missing(None) => {}
-                ListAnswer::Failed { .. } => continue,
+                ListAnswer::Missing(None) | ListAnswer::Failed { .. } => {}
             }
-            answered += 1;
         }
-        (answered >= copies.quorum().reads()).then_some(held)
+        Some(held)
     }
 
     async fn delete_under(

@@ -229,7 +229,7 @@ impl Node {
 
     /// Leaves the trace of a deletion under a policy, as replication brings one: no container is told, and one of the stamp
     /// of the bytes wins over these. `None` when no quorum has it.
-    async fn bury(
+    pub(crate) async fn bury(
         &self,
         policy: PolicyIndex,
         path: &ObjectPath,

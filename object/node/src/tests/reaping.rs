@@ -52,8 +52,7 @@ impl Cluster {
     }
 
     pub(super) fn places(&self, scope: Scope, hash: &onggi_object_ring::PathHash) -> Vec<Place> {
-        let up = self.members.iter().find_map(|member| member.node.as_ref());
-        up.unwrap().rings.primaries(scope, hash)
+        self.up().next().unwrap().rings.primaries(scope, hash)
     }
 
     pub(super) fn containers_of(&self, path: &ContainerPath) -> Vec<Place> {
@@ -159,10 +158,8 @@ impl Cluster {
     }
 
     async fn reap(&self) {
-        for member in &self.members {
-            if let Some(node) = &member.node {
-                node.reap_once(Duration::ZERO).await;
-            }
+        for node in self.up() {
+            node.reap_once(Duration::ZERO).await;
         }
     }
 
@@ -224,14 +221,7 @@ impl Cluster {
 
     /// Pending rows of objects on all devices.
     fn pending(&self) -> usize {
-        let nodes = self
-            .members
-            .iter()
-            .filter_map(|member| member.node.as_ref());
-        nodes
-            .flat_map(|node| node.disks.serving())
-            .map(|disk| disk.device().pending_objects(None, 1_000).unwrap().len())
-            .sum()
+        self.sum(|device| device.pending_objects(None, 1_000).unwrap().len())
     }
 }
 
@@ -293,8 +283,7 @@ async fn a_deleted_account_is_reaped_with_all_it_holds() {
         assert_eq!(answer, ContainerAnswer::Deleted);
     }
     // Not before its time.
-    for member in &cluster.members {
-        let node = member.node.as_ref().unwrap();
+    for node in cluster.up() {
         node.reap_once(Duration::from_secs(1_000_000_000)).await;
     }
     assert_eq!(cluster.listed().await, 3);
@@ -304,14 +293,11 @@ async fn a_deleted_account_is_reaped_with_all_it_holds() {
     cluster.reap_until_gone(&objects).await;
     assert_gone(&cluster, &objects).await;
     cluster.reap().await;
-    let mut done = (0, 0, 0);
-    for member in &cluster.members {
-        for device in member.node.as_ref().unwrap().status().devices {
-            done.0 += device.reaped;
-            done.1 += device.reaped_containers;
-            done.2 += device.unreaped;
-        }
-    }
+    let done = (
+        cluster.told(|device| device.reaped),
+        cluster.told(|device| device.reaped_containers),
+        cluster.told(|device| device.unreaped),
+    );
     assert!(done.0 >= 9 && done.1 >= 3 && done.2 == 0, "{done:?}");
 }
 

@@ -12,11 +12,7 @@ const FIRST: PolicyIndex = PolicyIndex::new(0);
 
 impl Cluster {
     async fn reconcile(&self) {
-        for node in self
-            .members
-            .iter()
-            .filter_map(|member| member.node.as_ref())
-        {
+        for node in self.up() {
             node.reconcile_once().await;
         }
     }
@@ -39,25 +35,11 @@ impl Cluster {
 
     /// Notes on all devices.
     fn notes(&self) -> usize {
-        let nodes = self
-            .members
-            .iter()
-            .filter_map(|member| member.node.as_ref());
-        nodes
-            .flat_map(|node| node.disks.serving())
-            .map(|disk| disk.device().misplaced(None, 1_000).unwrap().len())
-            .sum()
+        self.sum(|device| device.misplaced(None, 1_000).unwrap().len())
     }
 
     fn moved(&self) -> u64 {
-        let nodes = self
-            .members
-            .iter()
-            .filter_map(|member| member.node.as_ref());
-        nodes
-            .flat_map(|node| node.status().devices)
-            .map(|device| device.reconciled)
-            .sum()
+        self.told(|device| device.reconciled)
     }
 
     /// The bytes every device of a policy's primaries has of an object.
@@ -315,4 +297,24 @@ async fn a_container_made_anew_with_another_policy_gives_nothing_back() {
         }
     }
     assert_eq!(cluster.notes(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_that_has_not_heard_of_the_first_policy_moves_nothing_to_its_own() {
+    let cluster = Cluster::new().await;
+    divided(&cluster).await;
+    // Those with the other policy hear of an object, and not yet that another policy was chosen first.
+    let path = object("told");
+    let homes = cluster.containers_of(&container_at("c"));
+    let places = cluster.objects_of(FIRST, &path);
+    cluster
+        .put_on(&places, (FIRST, &path), 20, &homes[1..])
+        .await;
+    assert!(cluster.notes() > 0);
+    cluster.reconcile().await;
+    assert_eq!(cluster.moved(), 0);
+    assert_eq!(cluster.copies_of(FIRST, &path).await, 3);
+    cluster.reconcile_all().await;
+    assert_eq!(cluster.copies_of(FIRST, &path).await, 3, "it is lost");
+    assert_eq!(cluster.copies_of(OTHER, &path).await, 0);
 }

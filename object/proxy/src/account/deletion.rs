@@ -1,9 +1,10 @@
 //! Deleting accounts: a mark, which the reapers of the account's nodes act upon.
 
-use crate::container::{deletion_reply, status_only};
+use crate::container::status_only;
 use crate::driver;
 use crate::fault::Fault;
 use crate::proxy::Core;
+use crate::roster::deletion_reply;
 use http::StatusCode;
 use onggi_common_service::http::Response;
 use onggi_common_units::Timestamp;

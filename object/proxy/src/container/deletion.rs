@@ -1,9 +1,10 @@
 //! Deleting containers that are empty.
 
-use super::{deletion_reply, restamped, status_only};
+use super::{restamped, status_only};
 use crate::driver::{self, Written};
 use crate::fault::Fault;
 use crate::proxy::Core;
+use crate::roster::deletion_reply;
 use core::time::Duration;
 use http::StatusCode;
 use onggi_common_service::http::Response;

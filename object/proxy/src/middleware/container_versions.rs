@@ -5,10 +5,9 @@ use super::versions::{
     self, DELETED, ENABLED, hidden, is_enabled, parse_version_name, version_name,
 };
 use crate::access::Rights;
-use crate::account::{listing_format, listing_response, vary};
-use crate::container::{OWNER_HEADERS, listing_faults};
 use crate::fault::{Fault, set};
 use crate::proxy::Asking;
+use crate::roster::{OWNER_HEADERS, listing_faults, listing_format, listing_response, vary};
 use crate::subrequest::{is_true, parameter, text};
 use http::request::Parts as Head;
 use http::{HeaderMap, HeaderName, Method};

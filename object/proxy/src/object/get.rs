@@ -1,11 +1,11 @@
 //! GET and HEAD of objects: the newest version a read quorum knows, and its bytes from whoever has them whole.
 
 use super::reading::{Reading, piped};
-use crate::account::is_found;
 use crate::cluster::Member;
 use crate::driver::{self, Asked};
 use crate::fault::Fault;
 use crate::proxy::Core;
+use crate::roster::is_found;
 use onggi_common_service::http::{Body, empty, full};
 use onggi_common_units::Timestamp;
 use onggi_object_client::GetAnswer;
