@@ -51,12 +51,12 @@ const CONTAINERS_MIN: usize = 2;
 /// Objects of each container: some of each kind.
 const OBJECTS: usize = 18;
 /// How long a daemon may take until nothing is left to do.
-const DONE_WITHIN: Duration = Duration::from_secs(150);
+const DONE_WITHIN: Duration = Duration::from_secs(300);
 const LARGE_BYTES: usize = 120_000;
 /// Objects of each container of the account that is deleted: the reaper takes 16 at a time.
 const REAPED_OBJECTS: usize = 120;
 /// What makes the daemons so slow that a pass can be caught.
-const SLOW: &str = "part_power = 8\nreap_interval_seconds = 1\nreap_rate = 4\nreconcile_interval_seconds = 1\nreconcile_rate = 1";
+const SLOW: &str = "part_power = 8\nreap_interval_seconds = 1\nreap_rate = 4\nreconcile_interval_seconds = 1\nreconcile_rate = 3";
 /// All devices share a file system of this size, where a disk is to be full.
 const DISK: &str = "1G";
 
