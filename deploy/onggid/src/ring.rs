@@ -2,6 +2,7 @@
 //! their scripts find what they know. It exits with 0 when all went well, 1 with a warning, 2 when nothing was done.
 
 mod arguments;
+mod increase;
 mod render;
 
 pub(crate) use arguments::RingArguments;
@@ -193,6 +194,10 @@ fn change(bench: &Bench, verb: Option<Verb>) -> Result<u8> {
             );
         }
         Some(Verb::PretendMinPartHoursPassed) => builder.pretend_min_part_hours_passed(),
+        Some(Verb::PrepareIncreasePartitionPower) => increase::prepare(bench, &mut builder)?,
+        Some(Verb::IncreasePartitionPower) => increase::increase(bench, &mut builder)?,
+        Some(Verb::CancelIncreasePartitionPower) => increase::cancel(&mut builder)?,
+        Some(Verb::FinishIncreasePartitionPower) => increase::finish(&mut builder)?,
         Some(Verb::Create { .. } | Verb::WriteBuilder { .. }) => bail!("handled before"),
     }
     bench.write(&mut builder)?;

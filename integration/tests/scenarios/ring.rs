@@ -5,12 +5,19 @@ use crate::{Outcome, Scenario};
 use anyhow::{Context as _, Result, ensure};
 use onggi_common_host::run::{Run, RunError};
 use onggi_integration::system::program;
+use onggi_object_ring::{Partition, Ring};
 use std::path::{Path, PathBuf};
 
-pub(crate) const SCENARIOS: &[Scenario] = &[(
-    "ring::swifts_builder_and_ours_change_one_builder_in_turn",
-    in_turn,
-)];
+pub(crate) const SCENARIOS: &[Scenario] = &[
+    (
+        "ring::swifts_builder_and_ours_change_one_builder_in_turn",
+        in_turn,
+    ),
+    (
+        "ring::swifts_builder_and_ours_take_turns_in_doubling_partitions",
+        doubling,
+    ),
+];
 
 /// Partition, primaries and handoffs of every partition, as Swift's class finds them.
 const LOOKUPS: &str = r"
@@ -89,7 +96,8 @@ impl Bench<'_> {
                 "{verb:?}: ours\n{ours}\ntheirs\n{theirs}"
             );
         }
-        let verb = ["dispersion", "-v"];
+        // Swift's remembers it, and does not notice that partitions were doubled.
+        let verb = ["dispersion", "-v", "--recalculate"];
         let (ours, theirs) = (self.ours(&verb)?, self.theirs(&verb)?);
         ensure!(
             same(&ours) == same(&theirs),
@@ -153,14 +161,112 @@ fn in_turn() -> Result<Outcome> {
     Ok(Outcome::Passed)
 }
 
+/// Each step of an increase is made by the one and taken on by the other; the last ones by each of them.
+fn doubling() -> Result<Outcome> {
+    let peers = need!(peers());
+    let folder = tempfile::tempdir()?;
+    let builder = folder.path().join("object.builder");
+    let bench = Bench {
+        ours: program("onggid")?,
+        theirs: peers.join("swift-ring-builder"),
+        builder: &builder,
+    };
+    bench.ours(&["create", "6", "3", "1"])?;
+    for node in 0..5u32 {
+        let device = format!("r1z{}-10.0.0.{node}:6200/d{node}", 1 + node % 3);
+        bench.ours(&["add", &device, "100"])?;
+    }
+    bench.ours(&["rebalance", "--seed", "7"])?;
+    let ring = || -> Result<Ring> {
+        let bytes = std::fs::read(builder.with_extension("ring.gz"))?;
+        Ok(Ring::from_bytes(&bytes)?)
+    };
+    let written = |next: Option<u8>, bits: u8| -> Result<()> {
+        bench.agree()?;
+        bench.theirs(&["write_ring"])?;
+        let theirs = ring()?;
+        bench.ours(&["write_ring"])?;
+        ensure!(ring()? == theirs, "the rings differ");
+        ensure!(theirs.next_part_power() == next, "{next:?}");
+        ensure!(theirs.part_power().bits() == bits, "{bits}");
+        bench.agree()
+    };
+    let before = ring()?;
+    type Step<'a> = &'a dyn Fn(&[&str]) -> Result<String>;
+    let (ours, theirs): (Step<'_>, Step<'_>) =
+        (&|verb| bench.ours(verb), &|verb| bench.theirs(verb));
+    for (round, (one, other)) in (0u8..).zip([(ours, theirs), (theirs, ours)]) {
+        let bits = 6 + round;
+        one(&["prepare_increase_partition_power"])?;
+        written(Some(bits + 1), bits)?;
+        refused(&bench)?;
+        other(&["cancel_increase_partition_power"])?;
+        written(Some(bits), bits)?;
+        one(&["finish_increase_partition_power"])?;
+        written(None, bits)?;
+        other(&["prepare_increase_partition_power"])?;
+        one(&["increase_partition_power"])?;
+        written(Some(bits + 1), bits + 1)?;
+        other(&["finish_increase_partition_power"])?;
+        written(None, bits + 1)?;
+    }
+    let after = ring()?;
+    for number in 0..after.part_power().partitions() {
+        let ids = |ring: &Ring, number| -> Vec<u16> {
+            let primaries = ring.primaries(Partition::new(number));
+            primaries.iter().map(|device| device.id.number()).collect()
+        };
+        ensure!(
+            ids(&after, number) == ids(&before, number >> 2),
+            "{number} has moved"
+        );
+    }
+    lookups(&peers, &builder.with_extension("ring.gz"))?;
+    bench.ours(&["pretend_min_part_hours_passed"])?;
+    bench.ours(&["set_weight", "d3", "20"])?;
+    bench.ours(&["rebalance", "--seed", "8"])?;
+    bench.agree()?;
+    Ok(Outcome::Passed)
+}
+
+/// While partitions are being doubled both refuse the same, in the same words.
+fn refused(bench: &Bench<'_>) -> Result<()> {
+    let verbs: [&[&str]; 5] = [
+        &["prepare_increase_partition_power"],
+        &["finish_increase_partition_power"],
+        &["add", "r1z1-10.0.0.9:6200/new", "100"],
+        &["remove", "d1"],
+        &["rebalance"],
+    ];
+    // What a program was called with stands before what it printed.
+    let said = |outcome: Result<String>| match outcome {
+        Ok(said) => anyhow::bail!("it was not refused: {said}"),
+        Err(error) => {
+            let text = error.to_string();
+            let printed = text.split_once("]: ").map(|(_, printed)| printed);
+            Ok(printed.unwrap_or_default().to_owned())
+        }
+    };
+    for verb in verbs {
+        let (ours, theirs) = (said(bench.ours(verb))?, said(bench.theirs(verb))?);
+        let (our_words, their_words) = (same(&ours).concat(), same(&theirs).concat());
+        // Before a rebalance Swift's says which format it is going to write.
+        ensure!(
+            !our_words.is_empty() && their_words.ends_with(&our_words),
+            "{verb:?}: ours\n{ours}\ntheirs\n{theirs}"
+        );
+    }
+    Ok(())
+}
+
 /// Swift finds in our ring file what we find in it.
 fn lookups(peers: &Path, ring: &Path) -> Result<()> {
     let file = ring.to_str().context("path")?;
     let theirs = Bench::call(&peers.join("python"), &["-c", LOOKUPS, file])?;
-    let ring = onggi_object_ring::Ring::from_bytes(&std::fs::read(ring)?)?;
+    let ring = Ring::from_bytes(&std::fs::read(ring)?)?;
     let mut ours = String::new();
     for number in 0..ring.part_power().partitions() {
-        let partition = onggi_object_ring::Partition::new(number);
+        let partition = Partition::new(number);
         let numbers = |devices: Vec<&onggi_object_ring::Device>| -> Vec<u16> {
             devices.iter().map(|device| device.id.number()).collect()
         };

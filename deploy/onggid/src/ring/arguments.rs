@@ -85,6 +85,14 @@ pub(super) enum Verb {
     ListParts(Filter),
     /// Let every partition move at the next rebalance; data may be unreachable when it has not yet followed
     PretendMinPartHoursPassed,
+    /// Announce that the partitions of an object ring will be doubled
+    PrepareIncreasePartitionPower,
+    /// Double the partitions, each half on the devices of the whole
+    IncreasePartitionPower,
+    /// Take the announcement back
+    CancelIncreasePartitionPower,
+    /// End an increase that is done or was taken back
+    FinishIncreasePartitionPower,
     /// Write the ring file again
     WriteRing,
     /// Make a lost builder anew from its ring file

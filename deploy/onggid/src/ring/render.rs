@@ -82,12 +82,10 @@ pub(super) fn listing(bench: &Bench, builder: &RingBuilder) {
         builder.overload() * 100.0,
         builder.overload()
     );
-    println!(
-        "Ring file {} {}",
-        bench.ring_path.display(),
-        state(bench, builder)
-    );
+    let state = state(bench, builder);
+    println!("Ring file {} {state}", bench.ring_path.display());
     table(builder);
+    super::increase::listing(builder, state == "is up-to-date");
     if !has_weight {
         println!("There are no devices in this ring, or all devices have been deleted");
     }
