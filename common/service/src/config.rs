@@ -552,7 +552,8 @@ impl Object {
             ));
         }
         let devices: usize = self.nodes.iter().map(|node| node.devices.len()).sum();
-        if devices < usize::from(self.replicas.get()) {
+        // Whoever brings the rings along may have the other devices on other hosts.
+        if self.rings.is_none() && devices < usize::from(self.replicas.get()) {
             let problem = format!(
                 "{} copies need as many devices; the nodes have {devices}",
                 self.replicas
@@ -625,6 +626,12 @@ mod tests {
         let said = parse(sample).unwrap();
         let defaults = parse("[block]\n[object]\n").unwrap();
         assert_eq!(format!("{said:?}"), format!("{defaults:?}"));
+    }
+
+    #[test]
+    fn rings_that_are_brought_along_may_have_their_devices_elsewhere() {
+        let text = "[object]\nreplicas = 5\nrings = \"/etc/onggi/rings\"";
+        assert_eq!(parse(text).unwrap().object.unwrap().replicas.get(), 5);
     }
 
     #[test]

@@ -199,7 +199,7 @@ fn dispatch(command: Command) -> Result<ExitCode> {
         Command::Node { process, address } => {
             let threads = move |config: &Config| node_threads(config, address);
             one_process(&process, threads, move |config, drain| async move {
-                roles::node(&config, address, Arc::default(), &drain).await
+                roles::node(&config, address, None, &drain).await
             })
         }
         Command::CheckConfig(common) => {

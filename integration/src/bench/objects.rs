@@ -26,6 +26,8 @@ const LARGE_COUNT: usize = 4;
 const NAMES: usize = 10_000;
 const LISTINGS: usize = 50;
 const ANSWER_SECONDS_MAX: i64 = 120;
+/// How long clusters have after their start: daemons that begin with all there is have begun then.
+const WARM_UP: Duration = Duration::from_secs(8);
 /// How long a cluster that was stopped has before it is measured.
 const RECOVERY: Duration = Duration::from_secs(1);
 
@@ -166,6 +168,7 @@ pub fn objects(options: &ObjectsBench, mut print: impl FnMut(&str)) -> Result<()
     for side in &sides {
         side.prepare(options.is_chosen("list-10k-c1"))?;
     }
+    std::thread::sleep(WARM_UP);
     for run in 0..options.runs {
         run_all(&mut sides, run, options)?;
     }

@@ -91,8 +91,13 @@ impl Curl {
                 config.push_str(&format!("data-binary = \"{body}\"\n"));
             }
             let url = format!("{}{path}", self.url);
+            // With HEAD as just another method curl would wait for the body.
+            let how = match *method {
+                "HEAD" => "head".to_owned(),
+                method => format!("request = \"{method}\""),
+            };
             config.push_str(&format!(
-                "url = \"{url}\"\nrequest = \"{method}\"\noutput = \"/dev/null\"\nmax-time = 30\n\
+                "url = \"{url}\"\n{how}\noutput = \"/dev/null\"\nmax-time = 30\n\
                  write-out = \"{method} %{{http_code}}\\n\"\n"
             ));
         }

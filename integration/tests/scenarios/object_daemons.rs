@@ -314,7 +314,7 @@ impl Divided {
                     let is_left = |line: &&str| {
                         // The policy is the beginning of the key.
                         line.starts_with("object 0001")
-                            && line.contains(&format!(" {account}/c"))
+                            && line.contains(&format!(" /{account}/c"))
                             && !line.ends_with(" deleted")
                     };
                     left.extend(text.lines().filter(is_left).map(str::to_owned));

@@ -47,7 +47,7 @@ pub(crate) struct Disk {
     pace: Arc<Pace>,
     /// How fast small reads are.
     quick: Arc<Quick>,
-    /// Whether the node has no other.
+    /// Whether the process serves nothing else.
     is_alone: bool,
     blocked: Arc<Mutex<BTreeMap<Scope, Blocked>>>,
     given: Arc<Mutex<GivenBefore>>,
@@ -413,7 +413,7 @@ impl Disks {
                         progress: Arc::new(Progress::default()),
                         pace: Arc::new(Pace::new(options.replication_bytes_per_second)),
                         quick: Arc::default(),
-                        is_alone: options.devices.len() == 1,
+                        is_alone: options.is_alone && options.devices.len() == 1,
                         blocked: Arc::default(),
                         given: Arc::default(),
                     };

@@ -31,6 +31,8 @@ pub struct Options {
     pub timeouts: Timeouts,
     /// The nodes of this process, which it joins.
     pub local: Arc<LocalNodes>,
+    /// Whether this process serves nothing but this node.
+    pub is_alone: bool,
     /// The pause between passes of the replicator.
     pub replication_interval: Duration,
     /// Bytes each device gives its peers in a second to bring them up to date; 0 for as many as it can.
@@ -91,6 +93,7 @@ impl Options {
             reserve: None,
             timeouts: Timeouts::default(),
             local: Arc::default(),
+            is_alone: false,
             replication_interval: REPLICATION_INTERVAL,
             replication_bytes_per_second: REPLICATION_BYTES_PER_SECOND,
             update_interval: UPDATE_INTERVAL,

@@ -33,7 +33,8 @@ pub(crate) struct InPlace<'a> {
 }
 
 impl Quick {
-    /// Whether the next read may be made in place. `is_alone` says that the node serves nothing but this disk.
+    /// Whether the next read may be made in place. `is_alone` says that the process serves nothing but
+    /// this disk.
     pub(crate) fn in_place(&self, is_alone: bool) -> Option<InPlace<'_>> {
         if self.credit.load(Ordering::Relaxed) < CREDIT {
             return None;

@@ -70,7 +70,7 @@ pub(crate) async fn all(config: &Config, folder: &StateFolder, drain: &Drain) ->
     for node_config in config.object.iter().flat_map(|object| &object.nodes) {
         let ((config, drain), address) = (parts(config, drain), node_config.address);
         let local = Arc::clone(&local);
-        roles.spawn(async move { node(&config, address, local, &drain).await });
+        roles.spawn(async move { node(&config, address, Some(local), &drain).await });
     }
     if config.object.is_some() {
         let (config, drain) = parts(config, drain);

@@ -11,14 +11,15 @@ use onggi_object_node::{Options, container_sync, dark_data, reaper, reconciler};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-/// Runs the node at `address` until the drain begins.
+/// Runs the node at `address` until the drain begins. `local` are the nodes of this process; `None` when it serves nothing
+/// else.
 ///
 /// # Errors
 /// When the configuration does not name it, it cannot listen, or a device cannot be opened.
 pub(crate) async fn node(
     config: &Config,
     address: SocketAddr,
-    local: Arc<LocalNodes>,
+    local: Option<Arc<LocalNodes>>,
     drain: &Drain,
 ) -> Result<()> {
     let object = config
@@ -49,7 +50,8 @@ pub(crate) async fn node(
         secrets::cluster_keys(&ring)?,
         secrets::hash_secrets(&ring),
     );
-    options.local = local;
+    options.is_alone = local.is_none();
+    options.local = local.unwrap_or_default();
     let mut watcher = None;
     if let Some(sync) = &object.container_sync {
         let (realms, task) = realms::watch(sync.realms.clone(), drain.clone());
