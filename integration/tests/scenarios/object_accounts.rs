@@ -76,7 +76,10 @@ fn left(device: &Path, account: &str) -> Result<Vec<String>> {
     ensure!(text.contains(account), "{} knows nothing", device.display());
     let is_left = |line: &&str| {
         line.contains(account)
-            && if ["object ", "in ", "untold "].iter().any(|start| line.starts_with(start)) {
+            && if ["object ", "in ", "untold "]
+                .iter()
+                .any(|start| line.starts_with(start))
+            {
                 !line.ends_with(" deleted")
             } else {
                 line.contains(" there put ") || !line.contains(" records 0 ")
