@@ -465,6 +465,10 @@ fn fill_disks(folder: &Path, mut left: impl FnMut() -> Result<usize>) -> Result<
 }
 
 fn reconciler_on_full_disks() -> Result<Outcome> {
+    if !crate::needs::long() {
+        let reason = "it takes three minutes (integration/test --long)";
+        return Ok(Outcome::Skipped(reason.to_owned()));
+    }
     if !rustix::process::geteuid().is_root() {
         return Ok(Outcome::Skipped("mounting needs root".to_owned()));
     }
