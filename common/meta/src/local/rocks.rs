@@ -24,18 +24,22 @@ use rocksdb::{
     DBRawIterator, DBRecoveryMode, ErrorKind, FlushOptions, ReadOptions, ReadTier, WriteBatch,
     WriteOptions,
 };
+use rows::{Looked, RowCache};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 mod damage;
 mod garbage;
+mod rows;
 mod torn;
 
 /// With so many writes from one look to the next a store is at rest.
 const REST_WRITES_MAX: u64 = 1_000;
 /// So often it is found at rest before its recent rows leave memory.
 const REST_LOOKS: u32 = 6;
+/// Rows that were not wanted for so many to twice as many looks are not kept any more.
+const ROWS_LOOKS: u32 = 12;
 /// Less than this is left in memory.
 const FLUSH_BYTES_MIN: u64 = 1 << 20;
 const MEMTABLE_BYTES: &str = "rocksdb.cur-size-active-mem-table";
@@ -58,6 +62,8 @@ pub struct TableOptions {
     pub name: TableName,
     /// Values from this size on go to blob files: compaction then moves only their addresses.
     pub blobs_from: Option<ByteCount>,
+    /// How much memory the rows that were read last may take as they are, beside the cache of blocks.
+    pub rows_cached: Option<ByteCount>,
 }
 
 impl Options {
@@ -67,6 +73,7 @@ impl Options {
         let tables = tables.iter().map(|name| TableOptions {
             name: *name,
             blobs_from: None,
+            rows_cached: None,
         });
         Self {
             tables: tables.collect(),
@@ -81,6 +88,18 @@ impl Options {
         self.tables.push(TableOptions {
             name,
             blobs_from: Some(size),
+            rows_cached: None,
+        });
+        self
+    }
+
+    /// One more table, of whose rows those that were read last are kept in so much memory.
+    #[must_use]
+    pub fn with_rows_cached(mut self, name: TableName, size: ByteCount) -> Self {
+        self.tables.push(TableOptions {
+            name,
+            blobs_from: None,
+            rows_cached: Some(size),
         });
         self
     }
@@ -95,9 +114,11 @@ pub struct RocksStore {
     on_disk: torn::Watermark,
     blobs: Vec<garbage::Blobs>,
     tables: Vec<TableName>,
+    rows: Vec<RowCache>,
     /// The last write when the store was tended last.
     tended: AtomicU64,
     looks_at_rest: AtomicU32,
+    looks: AtomicU32,
     synced: WriteOptions,
     lazy: WriteOptions,
 }
@@ -160,7 +181,13 @@ impl RocksStore {
             on_disk,
             tended: AtomicU64::new(0),
             looks_at_rest: AtomicU32::new(0),
+            looks: AtomicU32::new(0),
             tables: options.tables.iter().map(|table| table.name).collect(),
+            rows: options
+                .tables
+                .iter()
+                .filter_map(|table| Some(RowCache::new(table.name, table.rows_cached?)))
+                .collect(),
             blobs: options
                 .tables
                 .iter()
@@ -181,6 +208,28 @@ impl RocksStore {
         self.db
             .cf_handle(table.as_str())
             .ok_or(StoreError::UnknownTable { table })
+    }
+
+    /// A row that is kept, or what reading it from its table says; `None` when that says nothing.
+    fn get_through(
+        &self,
+        table: TableName,
+        key: &[u8],
+        read: impl FnOnce(&ColumnFamily) -> Result<Option<Option<Vec<u8>>>, StoreError>,
+    ) -> Result<Option<Option<Vec<u8>>>, StoreError> {
+        let family = self.table(table)?;
+        let Some(rows) = self.rows.iter().find(|rows| rows.table() == table) else {
+            return read(family);
+        };
+        let ticket = match rows.look(key) {
+            Looked::Row(value) => return Ok(Some(Some(value))),
+            Looked::Unknown(ticket) => ticket,
+        };
+        let found = read(family)?;
+        if let Some(Some(value)) = &found {
+            ticket.keep(key, value);
+        }
+        Ok(found)
     }
 
     fn failed(&self, operation: &'static str, error: rocksdb::Error) -> StoreError {
@@ -388,21 +437,26 @@ impl Read for RocksStore {
         table: TableName,
         key: &[u8],
     ) -> Result<Option<Option<Vec<u8>>>, StoreError> {
-        let family = self.table(table)?;
-        let mut options = ReadOptions::default();
-        options.set_read_tier(ReadTier::BlockCache);
-        match self.db.get_cf_opt(family, key, &options) {
-            Ok(value) => Ok(Some(value)),
-            Err(error) if error.kind() == ErrorKind::Incomplete => Ok(None),
-            Err(error) => Err(self.failed("reading", error)),
-        }
+        let read = |family: &ColumnFamily| {
+            let mut options = ReadOptions::default();
+            options.set_read_tier(ReadTier::BlockCache);
+            match self.db.get_cf_opt(family, key, &options) {
+                Ok(value) => Ok(Some(value)),
+                Err(error) if error.kind() == ErrorKind::Incomplete => Ok(None),
+                Err(error) => Err(self.failed("reading", error)),
+            }
+        };
+        self.get_through(table, key, read)
     }
 
     fn get(&self, table: TableName, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
-        let family = self.table(table)?;
-        self.db
-            .get_cf(family, key)
-            .map_err(|error| self.failed("reading", error))
+        let read = |family: &ColumnFamily| {
+            let value = self.db.get_cf(family, key);
+            value
+                .map(Some)
+                .map_err(|error| self.failed("reading", error))
+        };
+        Ok(self.get_through(table, key, read)?.flatten())
     }
 
     fn visit(
@@ -458,11 +512,13 @@ impl Store for RocksStore {
             Durability::Synced => &self.synced,
             Durability::Lazy => &self.lazy,
         };
+        let changing: Vec<_> = self.rows.iter().map(|rows| rows.change(batch)).collect();
         let before = self.db.latest_sequence_number();
         // From many threads at once RocksDB makes one write and one sync of what has gathered.
         self.db
             .write_opt(staged, options)
             .map_err(|error| self.failed("writing", error))?;
+        drop(changing);
         if durability == Durability::Synced {
             self.on_disk.rise(before);
         }
@@ -487,6 +543,10 @@ impl Store for RocksStore {
 
     fn tend(&self) -> Result<(), StoreError> {
         self.flush_at_rest()?;
+        let looks = self.looks.fetch_add(1, Ordering::Relaxed);
+        if looks.is_multiple_of(ROWS_LOOKS) {
+            self.rows.iter().for_each(RowCache::age);
+        }
         self.blobs
             .iter()
             .try_for_each(|blobs| self.tend_blobs(blobs))

@@ -3,6 +3,7 @@
 use super::*;
 use crate::error::OpenError;
 use crate::key::TableName;
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use onggi_common_units::ByteCount;
 use proptest::prelude::*;
 use rocks::{Options, RocksStore};
@@ -19,7 +20,9 @@ const NO_TABLE: TableName = TableName::new("none");
 const BLOB_BYTES: u64 = 1 << 10;
 
 fn options() -> Options {
-    Options::new(&[JARS]).with_blobs(LIDS, ByteCount::new(BLOB_BYTES))
+    Options::new(&[])
+        .with_rows_cached(JARS, ByteCount::from_kib(64))
+        .with_blobs(LIDS, ByteCount::new(BLOB_BYTES))
 }
 
 fn open(directory: &Path) -> RocksStore {
@@ -236,6 +239,48 @@ fn threads_that_write_at_once_all_get_their_rows() {
 }
 
 #[test]
+fn readers_never_see_a_row_as_it_was_before() {
+    const KEYS: usize = 4;
+    const WRITES: u64 = 4_000;
+    on_each(|store| {
+        let written: [AtomicU64; KEYS] = core::array::from_fn(|_| AtomicU64::new(0));
+        let is_over = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    let mut seen = [0; KEYS];
+                    for key in (0..KEYS).cycle() {
+                        if is_over.load(Ordering::Relaxed) {
+                            return;
+                        }
+                        let said = written[key].load(Ordering::SeqCst);
+                        let value = store.get(JARS, &key.to_be_bytes()).unwrap();
+                        let found = value.map_or(0, |value| {
+                            u64::from_be_bytes(value.as_slice().try_into().unwrap())
+                        });
+                        assert!(found >= said, "{found} is read after {said} was written");
+                        assert!(found >= seen[key], "{found} is read after {}", seen[key]);
+                        seen[key] = found;
+                    }
+                });
+            }
+            for number in 1..=WRITES {
+                let key = usize::try_from(number).unwrap() % KEYS;
+                let mut batch = Batch::new();
+                if number % 16 < 4 {
+                    let next = (key + 1).to_be_bytes();
+                    batch.delete_range(JARS, KeyRange::between(key.to_be_bytes(), next));
+                }
+                batch.put(JARS, key.to_be_bytes(), number.to_be_bytes());
+                store.write(&batch, Durability::Lazy).unwrap();
+                written[key].store(number, Ordering::SeqCst);
+            }
+            is_over.store(true, Ordering::Relaxed);
+        });
+    });
+}
+
+#[test]
 fn a_power_cut_takes_lazy_batches_from_the_end_only() {
     let store = MemoryStore::new(&[JARS]);
     put(&store, b"a", b"");
@@ -301,6 +346,7 @@ enum Step {
     Delete(Vec<u8>),
     DeleteRange(Vec<u8>, Option<Vec<u8>>),
     Scan(Vec<u8>, Option<Vec<u8>>, bool, usize),
+    Get(Vec<u8>),
 }
 
 fn any_step() -> impl Strategy<Value = Step> {
@@ -311,6 +357,7 @@ fn any_step() -> impl Strategy<Value = Step> {
         1 => (key(), proptest::option::of(key())).prop_map(|(a, b)| Step::DeleteRange(a, b)),
         3 => (key(), proptest::option::of(key()), any::<bool>(), 0usize..5)
             .prop_map(|(a, b, up, limit)| Step::Scan(a, b, up, limit)),
+        4 => key().prop_map(Step::Get),
     ]
 }
 
@@ -329,9 +376,15 @@ proptest! {
         let stores: [Box<dyn Store>; 2] =
             [Box::new(MemoryStore::new(&[JARS, LIDS])), Box::new(open(dir.path()))];
         for step in steps {
+            if let Step::Get(key) = step {
+                let answers = stores.each_ref().map(|store| store.get(JARS, &key).unwrap());
+                prop_assert_eq!(&answers[0], &answers[1]);
+                continue;
+            }
             let answers = stores.each_ref().map(|store| {
                 let mut batch = Batch::new();
                 match step.clone() {
+                    Step::Get(_) => unreachable!("answered above"),
                     Step::Put(key, value) => { batch.put(JARS, key, value); }
                     Step::Delete(key) => { batch.delete(JARS, key); }
                     Step::DeleteRange(start, end) => { batch.delete_range(JARS, range(start, end)); }
