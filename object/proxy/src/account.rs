@@ -224,7 +224,7 @@ impl Core {
             account: account.clone(),
         };
         let nodes = self.cluster.nodes.clone();
-        let send = |place: onggi_object_wire::Place, _first| {
+        let send = |place: Arc<onggi_object_wire::Place>, _first| {
             let (nodes, head) = (nodes.clone(), head.clone());
             driver::boxed(async move { nodes.head_account(&place, &head).await })
         };
@@ -293,7 +293,7 @@ impl Core {
             query: query.clone(),
         };
         let nodes = self.cluster.nodes.clone();
-        let send = |place: onggi_object_wire::Place, _first| {
+        let send = |place: Arc<onggi_object_wire::Place>, _first| {
             let (nodes, list) = (nodes.clone(), list.clone());
             driver::boxed(async move { nodes.list_account(&place, &list).await })
         };
@@ -386,7 +386,7 @@ impl Core {
             metadata,
         };
         let nodes = self.cluster.nodes.clone();
-        let send = |place: onggi_object_wire::Place, _told| {
+        let send = |place: Arc<onggi_object_wire::Place>, _told| {
             let (nodes, put) = (nodes.clone(), put.clone());
             driver::boxed(async move { nodes.put_account(&place, &put).await })
         };

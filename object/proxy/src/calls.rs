@@ -71,15 +71,16 @@ mod tests {
     use super::*;
     use onggi_object_ring::DeviceId;
     use onggi_object_wire::Place;
+    use std::sync::Arc;
     use tokio::sync::oneshot;
 
     fn member(number: u16) -> Member {
         Member {
             id: DeviceId::new(number),
-            place: Place {
+            place: Arc::new(Place {
                 address: "127.0.0.1:1".to_owned(),
                 device: "d1".parse().unwrap(),
-            },
+            }),
         }
     }
 

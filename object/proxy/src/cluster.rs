@@ -19,28 +19,57 @@ const HANDOFFS_PER_REPLICA: usize = 2;
 #[derive(Debug, Clone)]
 pub(crate) struct Member {
     pub(crate) id: DeviceId,
-    pub(crate) place: Place,
+    pub(crate) place: Arc<Place>,
+}
+
+/// A ring, and where to reach its devices.
+#[derive(Debug)]
+pub(crate) struct Layout {
+    ring: Ring,
+    /// By the devices' numbers.
+    members: Vec<Option<Member>>,
+}
+
+impl Layout {
+    pub(crate) fn new(ring: Ring) -> Self {
+        let mut members = Vec::new();
+        for device in ring.devices() {
+            let place = device.id.index();
+            if members.len() <= place {
+                members.resize(place + 1, None);
+            }
+            if let Some(slot) = members.get_mut(place) {
+                *slot = member(device);
+            }
+        }
+        Self { ring, members }
+    }
+
+    fn member(&self, id: DeviceId) -> Option<Member> {
+        self.members.get(id.index())?.clone()
+    }
 }
 
 /// Where the copies of one thing are.
 #[derive(Debug, Clone)]
 pub(crate) struct Replicas {
-    ring: Arc<Ring>,
+    layout: Arc<Layout>,
     partition: Partition,
     pub(crate) hash: PathHash,
     pub(crate) primaries: Vec<Member>,
 }
 
 impl Replicas {
-    fn new(ring: &Arc<Ring>, hash: PathHash) -> Self {
-        let partition = ring.partition(&hash);
-        let primaries = ring
+    fn new(layout: &Arc<Layout>, hash: PathHash) -> Self {
+        let partition = layout.ring.partition(&hash);
+        let primaries = layout
+            .ring
             .primaries(partition)
             .into_iter()
-            .filter_map(member)
+            .filter_map(|device| layout.member(device.id))
             .collect();
         Self {
-            ring: Arc::clone(ring),
+            layout: Arc::clone(layout),
             partition,
             hash,
             primaries,
@@ -73,7 +102,7 @@ impl Replicas {
     pub(crate) fn places(&self) -> Vec<Place> {
         self.primaries
             .iter()
-            .map(|member| member.place.clone())
+            .map(|member| Place::clone(&member.place))
             .collect()
     }
 
@@ -83,12 +112,15 @@ impl Replicas {
 
     /// The stand-ins, best first. Finding them costs more than the primaries: only when they are needed.
     pub(crate) fn handoffs(&self) -> Vec<Member> {
-        let devices = self.ring.handoffs(self.partition).take(self.handoffs_max());
-        devices.filter_map(member).collect()
+        let ring = &self.layout.ring;
+        ring.handoffs(self.partition)
+            .take(self.handoffs_max())
+            .filter_map(|device| self.layout.member(device.id))
+            .collect()
     }
 
     pub(crate) fn find(&self, id: DeviceId) -> Option<Member> {
-        self.ring.device(id).and_then(member)
+        self.layout.member(id)
     }
 }
 
@@ -97,10 +129,10 @@ fn member(device: &Device) -> Option<Member> {
     let name: DeviceName = device.device.parse().ok()?;
     Some(Member {
         id: device.id,
-        place: Place {
+        place: Arc::new(Place {
             address: device.address(),
             device: name,
-        },
+        }),
     })
 }
 
@@ -152,19 +184,19 @@ impl Cluster {
     }
 
     pub(crate) fn account(&self, account: &AccountName) -> Replicas {
-        let ring = &self.rings().account;
-        Replicas::new(ring, self.secrets.account(account))
+        let layout = &self.rings().account;
+        Replicas::new(layout, self.secrets.account(account))
     }
 
     pub(crate) fn container(&self, path: &ContainerPath) -> Replicas {
-        let ring = &self.rings().container;
-        Replicas::new(ring, self.secrets.container(path))
+        let layout = &self.rings().container;
+        Replicas::new(layout, self.secrets.container(path))
     }
 
     /// `None` when the policy has no ring here.
     pub(crate) fn object(&self, policy: PolicyIndex, path: &ObjectPath) -> Option<Replicas> {
         let rings = self.rings();
-        let ring = rings.objects.get(&policy)?;
-        Some(Replicas::new(ring, self.secrets.object(path)))
+        let layout = rings.objects.get(&policy)?;
+        Some(Replicas::new(layout, self.secrets.object(path)))
     }
 }

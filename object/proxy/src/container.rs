@@ -207,7 +207,7 @@ impl Core {
     ) -> Result<Option<ContainerInfo>, Fault> {
         let head = container::Head { path: path.clone() };
         let nodes = self.cluster.nodes.clone();
-        let send = |place: Place, _first| {
+        let send = |place: Arc<Place>, _first| {
             let (nodes, head) = (nodes.clone(), head.clone());
             driver::boxed(async move { nodes.head_container(&place, &head).await })
         };
@@ -296,7 +296,7 @@ impl Core {
             query: query.clone(),
         };
         let nodes = self.cluster.nodes.clone();
-        let send = |place: Place, _first| {
+        let send = |place: Arc<Place>, _first| {
             let (nodes, list) = (nodes.clone(), list.clone());
             driver::boxed(async move { nodes.list_container(&place, &list).await })
         };
@@ -415,7 +415,7 @@ impl Core {
             account: Vec::new(),
         };
         let nodes = self.cluster.nodes.clone();
-        let send = |place: Place, told: Vec<Place>| {
+        let send = |place: Arc<Place>, told: Vec<Place>| {
             let (nodes, put) = (
                 nodes.clone(),
                 container::Put {
@@ -451,7 +451,7 @@ impl Core {
             metadata,
         };
         let nodes = self.cluster.nodes.clone();
-        let send = |place: Place, _told| {
+        let send = |place: Arc<Place>, _told| {
             let (nodes, post) = (nodes.clone(), post.clone());
             driver::boxed(async move { nodes.post_container(&place, &post).await })
         };

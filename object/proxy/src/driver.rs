@@ -50,7 +50,7 @@ struct Writing<'a, T, F> {
 impl<T, F> Writing<'_, T, F>
 where
     T: Send + 'static,
-    F: Fn(Place, Vec<Place>) -> CallFuture<T>,
+    F: Fn(Arc<Place>, Vec<Place>) -> CallFuture<T>,
 {
     fn spawn(&mut self, member: Member, told: Vec<Place>) {
         let now = self.cluster.clock.monotonic();
@@ -127,7 +127,7 @@ struct Reading<'a, T, F> {
 impl<T, F> Reading<'_, T, F>
 where
     T: Send + 'static,
-    F: Fn(Place, bool) -> CallFuture<T>,
+    F: Fn(Arc<Place>, bool) -> CallFuture<T>,
 {
     fn spawn(&mut self, member: Member) {
         let now = self.cluster.clock.monotonic();
@@ -243,7 +243,7 @@ impl Cluster {
     ) -> Written<T>
     where
         T: Send + 'static,
-        F: Fn(Place, Vec<Place>) -> CallFuture<T>,
+        F: Fn(Arc<Place>, Vec<Place>) -> CallFuture<T>,
     {
         let mut writing = Writing {
             cluster: self,
@@ -312,7 +312,7 @@ impl Cluster {
     ) -> Asked<T>
     where
         T: Send + 'static,
-        F: Fn(Place, bool) -> CallFuture<T>,
+        F: Fn(Arc<Place>, bool) -> CallFuture<T>,
     {
         let mut reading = Reading {
             cluster: self,
@@ -410,7 +410,7 @@ mod tests {
     fn shares(primaries: &[Place], told: &[Place]) -> Vec<Vec<Place>> {
         let member = |(id, place): (u16, &Place)| Member {
             id: DeviceId::new(id),
-            place: place.clone(),
+            place: Arc::new(place.clone()),
         };
         let primaries: Vec<Member> = (0..).zip(primaries).map(member).collect();
         let shares = share_out(&primaries, told);

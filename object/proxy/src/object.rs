@@ -114,7 +114,7 @@ impl Core {
         let mut count = replicas
             .primaries
             .iter()
-            .filter(|member| done.contains(&member.place))
+            .filter(|member| done.contains(&*member.place))
             .count();
         if count >= needed {
             return true;
@@ -128,7 +128,7 @@ impl Core {
         let records = [record()];
         let mut calls = Calls::new();
         for member in replicas.well(&self.cluster.limiter, now) {
-            if done.contains(&member.place) {
+            if done.contains(&*member.place) {
                 continue;
             }
             let (nodes, head, records) =

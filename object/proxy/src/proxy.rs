@@ -14,6 +14,7 @@ use crate::middleware::{domain_remap, endpoints, etag_quoter, form_post};
 use crate::options::{Options, Parts};
 use crate::relay;
 use crate::rings::RingsError;
+use core::sync::atomic::{AtomicU64, Ordering};
 use core::time::Duration;
 use http::request::Parts as Head;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
@@ -29,6 +30,8 @@ const TRANS_ID: HeaderName = HeaderName::from_static("x-trans-id");
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-openstack-request-id");
 /// Characters of a client's own part of a transaction id.
 const TRANS_ID_EXTRA_MAX: usize = 32;
+/// Its 21 digits.
+const TRANS_ID_MASK: u128 = (1 << (21 * 4)) - 1;
 /// The longest path and query.
 const TARGET_BYTES_MAX: usize = 8 << 10;
 
@@ -48,6 +51,9 @@ pub struct Proxy {
     verifier: Arc<Verifier>,
     clock: Arc<dyn Clock>,
     entropy: Arc<dyn Entropy>,
+    /// Random, so that proxies and runs of them do not make the same ids.
+    first_trans_id: u128,
+    requests: AtomicU64,
     identity_address: String,
     storage_domain: Option<String>,
     cname_lookup: Option<CnameLookup>,
@@ -86,6 +92,8 @@ impl Proxy {
             }),
             verifier: parts.verifier,
             clock: parts.clock,
+            first_trans_id: u128::from_be_bytes(parts.entropy.bytes()),
+            requests: AtomicU64::new(0),
             entropy: parts.entropy,
             identity_address: options.identity_address,
             storage_domain: options.storage_domain,
@@ -101,8 +109,10 @@ impl Proxy {
 
     /// `tx` and 21 digits, the time, and what the client adds.
     fn trans_id(&self, headers: &HeaderMap) -> String {
-        let random = self.entropy.hex_id().to_string();
-        let mut id = format!("tx{}-{:010x}", &random[..21], self.clock.now().seconds());
+        // Nobody is kept from guessing the next one; no two are the same.
+        let count = u128::from(self.requests.fetch_add(1, Ordering::Relaxed));
+        let number = self.first_trans_id.wrapping_add(count) & TRANS_ID_MASK;
+        let mut id = format!("tx{number:021x}-{:010x}", self.clock.now().seconds());
         let extra = headers
             .get("x-trans-id-extra")
             .and_then(|value| value.to_str().ok());

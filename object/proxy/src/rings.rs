@@ -1,5 +1,6 @@
 //! Ring files: loaded at start, and again when they change.
 
+use crate::cluster::Layout;
 use core::time::Duration;
 use onggi_common_service::Drain;
 use onggi_object_model::{Policy, PolicyIndex};
@@ -57,9 +58,9 @@ pub enum RingsError {
 /// The rings of one moment.
 #[derive(Debug)]
 pub(crate) struct Rings {
-    pub(crate) account: Arc<Ring>,
-    pub(crate) container: Arc<Ring>,
-    pub(crate) objects: BTreeMap<PolicyIndex, Arc<Ring>>,
+    pub(crate) account: Arc<Layout>,
+    pub(crate) container: Arc<Layout>,
+    pub(crate) objects: BTreeMap<PolicyIndex, Arc<Layout>>,
 }
 
 /// The rings as they are now.
@@ -70,7 +71,7 @@ pub(crate) struct RingStore {
     current: RwLock<(Arc<Rings>, Vec<Option<SystemTime>>)>,
 }
 
-fn load(path: PathBuf) -> Result<Arc<Ring>, RingsError> {
+fn load(path: PathBuf) -> Result<Arc<Layout>, RingsError> {
     let bytes = match std::fs::read(&path) {
         Ok(bytes) => bytes,
         Err(source) => return Err(RingsError::Read { path, source }),
@@ -85,7 +86,7 @@ fn load(path: PathBuf) -> Result<Arc<Ring>, RingsError> {
     if let Some(device) = bad.map(|device| device.device.clone()) {
         return Err(RingsError::Device { path, device });
     }
-    Ok(Arc::new(ring))
+    Ok(Arc::new(Layout::new(ring)))
 }
 
 fn object_file(policy: PolicyIndex) -> String {

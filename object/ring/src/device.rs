@@ -22,7 +22,9 @@ impl DeviceId {
         self.0
     }
 
-    pub(crate) const fn index(self) -> usize {
+    /// Its place in a list by number.
+    #[must_use]
+    pub const fn index(self) -> usize {
         self.0 as usize
     }
 }

@@ -54,6 +54,17 @@ impl HeadJudge {
         }
     }
 
+    /// How many of the next bytes of a head are admitted whatever they are: the rest of a line that says nothing about where
+    /// the body ends, but for its last byte. The caller passes over them.
+    pub(super) fn indifferent(&self, bytes: &[u8]) -> usize {
+        if !self.is_line || self.length.0.is_some() || self.coding.0.is_some() {
+            return 0;
+        }
+        let is_end = |byte: &u8| matches!(byte, b'\r' | b'\n');
+        let end = bytes.iter().position(is_end).unwrap_or(bytes.len());
+        end.saturating_sub(1)
+    }
+
     fn end_line(&mut self) -> bool {
         let is_blank = !core::mem::take(&mut self.is_line);
         (self.length, self.coding) = Default::default();

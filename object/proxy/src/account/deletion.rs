@@ -12,6 +12,7 @@ use onggi_object_client::ContainerAnswer;
 use onggi_object_model::{AccountInfo, AccountName};
 use onggi_object_replica::{Failure, Outcome, Reply};
 use onggi_object_wire::{Place, account};
+use std::sync::Arc;
 
 /// How a node's answer to the deletion of an account counts: one that had not heard of the account has kept the mark.
 fn marked_reply(answer: &ContainerAnswer) -> Reply {
@@ -43,7 +44,7 @@ impl Core {
             timestamp: clock.stamp(),
         };
         let nodes = self.cluster.nodes.clone();
-        let send = |place: Place, _told| {
+        let send = |place: Arc<Place>, _told| {
             let (nodes, delete) = (nodes.clone(), delete.clone());
             driver::boxed(async move { nodes.delete_account(&place, &delete).await })
         };

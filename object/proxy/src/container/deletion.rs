@@ -62,7 +62,7 @@ impl Core {
             account: Vec::new(),
         };
         let nodes = self.cluster.nodes.clone();
-        let send = |place: Place, told: Vec<Place>| {
+        let send = |place: Arc<Place>, told: Vec<Place>| {
             let (nodes, delete) = (
                 nodes.clone(),
                 container::Delete {

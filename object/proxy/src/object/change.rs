@@ -16,6 +16,7 @@ use onggi_object_model::{Etag, Metadata, ObjectPath, ObjectRecord, PolicyIndex};
 use onggi_object_replica::{Consistency, Failure, Outcome, Quorum};
 use onggi_object_wire::Place;
 use onggi_object_wire::object::{Commit, Delete, Post, Which};
+use std::sync::Arc;
 
 /// How often a write is tried again above what it met.
 pub(super) const STAMPS_MAX: usize = 4;
@@ -85,7 +86,7 @@ impl Core {
                 listing: Vec::new(),
             };
             let nodes = self.cluster.nodes.clone();
-            let send = |place: Place, told: Vec<Place>| {
+            let send = |place: Arc<Place>, told: Vec<Place>| {
                 let (nodes, post) = (
                     nodes.clone(),
                     Post {
@@ -168,7 +169,7 @@ impl Core {
                 listing: Vec::new(),
             };
             let nodes = self.cluster.nodes.clone();
-            let send = |place: Place, told: Vec<Place>| {
+            let send = |place: Arc<Place>, told: Vec<Place>| {
                 let (nodes, delete) = (
                     nodes.clone(),
                     Delete {

@@ -18,6 +18,7 @@ use onggi_object_model::Verdict;
 use onggi_object_replica::{Failure, Reply};
 use onggi_object_wire::Place;
 use onggi_object_wire::object::{Commit, Delete, Put, Release, Reserve, Settled, Which};
+use std::sync::Arc;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
@@ -42,7 +43,7 @@ pub(super) struct Held {
     nodes: Nodes,
     release: Release,
     /// Where it may be reserved: also where no answer came.
-    asked: Vec<Place>,
+    asked: Vec<Arc<Place>>,
     /// Where it is.
     granted: Vec<Member>,
 }
@@ -79,7 +80,7 @@ impl Drop for Held {
     }
 }
 
-async fn release_at(nodes: Nodes, place: Place, release: Release) {
+async fn release_at(nodes: Nodes, place: Arc<Place>, release: Release) {
     let call = nodes.release_object(&place, &release);
     match tokio::time::timeout(RESERVE_TIME_MAX, call).await {
         Ok(Ok(_)) => {}
@@ -507,7 +508,7 @@ pub(super) fn lost(answers: &[WriteAnswer], told: usize) -> Failure {
 /// What the second phase brought.
 struct Committed {
     /// Where the change was sent.
-    tried: Vec<Place>,
+    tried: Vec<Arc<Place>>,
     answers: Vec<WriteAnswer>,
 }
 

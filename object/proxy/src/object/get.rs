@@ -1,7 +1,7 @@
 //! GET and HEAD of objects: the newest version a read quorum knows, and its bytes from whoever has them whole.
 
-use super::reading::{Reading, piped};
-use crate::cluster::Member;
+use super::reading::{Reading, Sources, piped};
+use crate::cluster::{Member, Replicas};
 use crate::driver::{self, Asked};
 use crate::fault::Fault;
 use crate::proxy::Core;
@@ -14,6 +14,7 @@ use onggi_object_model::{ByteRange, Metadata, ObjectInfo, ObjectPath, PolicyInde
 use onggi_object_replica::{Answer, GetStep, merge};
 use onggi_object_wire::Place;
 use onggi_object_wire::object::{Found, Get, Wanted, Which};
+use std::sync::Arc;
 
 /// A body this short is read whole before it is answered: a node that breaks off is then no one's business.
 const WHOLE_BYTES_MAX: u64 = 64 << 10;
@@ -51,7 +52,7 @@ struct Located {
     /// A body that was opened along the way.
     open: Option<onggi_object_client::Body>,
     /// Where else the same bytes may be, best first.
-    sources: Vec<Place>,
+    sources: Sources,
     /// What decrypts the bytes, when they are encrypted.
     cipher: Option<BodyCipher>,
 }
@@ -94,12 +95,9 @@ fn merged(asked: &Asked<Said>, now: Timestamp) -> Result<Known, Fault> {
             .iter()
             .filter_map(|(_, said)| found_of(&said.answer))
     };
-    let infos = found().map(|found| found.info.clone());
-    let info = infos.reduce(|mut sum, info| {
-        merge::object_info(&mut sum, &info);
-        sum
-    });
-    let info = info.ok_or(Fault::NotFound)?;
+    let mut infos = found().map(|found| &found.info);
+    let mut info = infos.next().ok_or(Fault::NotFound)?.clone();
+    infos.for_each(|other| merge::object_info(&mut info, other));
     let expires = info
         .metadata
         .get("x-delete-at")
@@ -121,13 +119,13 @@ impl Core {
         base: &Get,
         path: &ObjectPath,
         wants_body: bool,
-    ) -> Result<Asked<Said>, Fault> {
+    ) -> Result<(Asked<Said>, Replicas), Fault> {
         let replicas = self
             .cluster
             .object(base.which.policy, path)
             .ok_or(Fault::Unavailable)?;
         let nodes = self.cluster.nodes.clone();
-        let send = |place: Place, first: bool| {
+        let send = |place: Arc<Place>, first: bool| {
             let (nodes, get) = (nodes.clone(), base.clone());
             let has_body = first && wants_body;
             driver::boxed(async move {
@@ -141,7 +139,7 @@ impl Core {
         };
         let asked = self.cluster.read(&replicas, send, classify).await;
         if is_found(&asked)? {
-            Ok(asked)
+            Ok((asked, replicas))
         } else {
             Err(Fault::NotFound)
         }
@@ -165,7 +163,7 @@ impl Core {
             range: None,
             version: None,
         };
-        let asked = self.ask(&get, path, false).await?;
+        let (asked, _) = self.ask(&get, path, false).await?;
         let known = merged(&asked, self.cluster.clock.now())?;
         self.cluster.clock.observe(known.info.timestamp());
         Ok(known)
@@ -183,7 +181,7 @@ impl Core {
             version: None,
         };
         match self.ask(&get, path, false).await {
-            Ok(asked) => Ok(merged(&asked, Timestamp::ZERO).is_ok()),
+            Ok((asked, _)) => Ok(merged(&asked, Timestamp::ZERO).is_ok()),
             Err(Fault::NotFound) => Ok(false),
             Err(fault) => Err(fault),
         }
@@ -202,15 +200,11 @@ impl Core {
             range: range.map(Wanted::Header),
             version: None,
         };
-        let asked = self.ask(&get, path, true).await?;
+        let (asked, replicas) = self.ask(&get, path, true).await?;
         let mut known = merged(&asked, self.cluster.clock.now())?;
         let GetStep::Read { data: version } = asked.step else {
             return Err(Fault::NotFound);
         };
-        let replicas = self
-            .cluster
-            .object(policy, path)
-            .ok_or(Fault::Unavailable)?;
         let holders: Vec<_> = asked.machine.holders(version).collect();
         let others: Vec<_> = asked.machine.others().collect();
         let mut open = None;
@@ -245,9 +239,8 @@ impl Core {
             .copied()
             .filter(|id| Some(*id) != opened_at)
             .chain(others);
-        let members: Vec<Member> = reachable.filter_map(|id| replicas.find(id)).collect();
-        let mut sources: Vec<Place> = members.into_iter().map(|member| member.place).collect();
-        sources.extend(replicas.handoffs().into_iter().map(|member| member.place));
+        let reachable: Vec<Member> = reachable.filter_map(|id| replicas.find(id)).collect();
+        let sources = Sources::new(reachable, replicas);
         Ok(Located {
             cipher: self.encryption.open(path, &mut known)?,
             known,
@@ -304,7 +297,7 @@ impl Core {
             position: start,
             end,
             current: open,
-            sources: sources.into_iter(),
+            sources,
             is_replaced: false,
             cipher,
         };
@@ -316,18 +309,11 @@ impl Core {
             }));
         }
         if end - start <= WHOLE_BYTES_MAX {
-            let mut whole = Vec::with_capacity(usize::try_from(end - start).unwrap_or(0));
-            loop {
-                match reading.next_stored().await {
-                    Ok(Some(piece)) => whole.extend_from_slice(&piece),
-                    Ok(None) => break,
-                    Err(_) if reading.is_replaced => return Ok(None),
-                    Err(fault) => return Err(fault),
-                }
-            }
-            if let Some(cipher) = &mut reading.cipher {
-                cipher.apply(&mut whole);
-            }
+            let whole = match reading.whole().await {
+                Ok(whole) => whole,
+                Err(_) if reading.is_replaced => return Ok(None),
+                Err(fault) => return Err(fault),
+            };
             return Ok(Some(Opened {
                 known,
                 range,

@@ -24,6 +24,7 @@ use onggi_object_model::{Etag, Metadata, ObjectPath, ObjectRecord, PolicyIndex};
 use onggi_object_replica::{Consistency, Failure, Outcome};
 use onggi_object_wire::object::{BUFFERED_BYTES_MAX, Commit, Put, Tail, Which};
 use onggi_object_wire::{ChunkHasher, Place, Root};
+use std::sync::Arc;
 
 /// The last second an object can expire at.
 const DELETE_AT_MAX: u64 = 9_999_999_999;
@@ -376,7 +377,7 @@ impl Core {
                 ..new.put(timestamp, Vec::new())
             };
             let nodes = self.cluster.nodes.clone();
-            let send = |place: Place, told: Vec<Place>| {
+            let send = |place: Arc<Place>, told: Vec<Place>| {
                 let (nodes, bytes) = (nodes.clone(), bytes.clone());
                 let put = Put {
                     listing: told,

@@ -1,5 +1,6 @@
 //! An object's bytes from one node after another, and the body they make.
 
+use crate::cluster::{Member, Replicas};
 use crate::fault::Fault;
 use crate::middleware::encryption::decrypt;
 use bytes::Bytes;
@@ -15,6 +16,7 @@ use onggi_object_encryption::BodyCipher;
 use onggi_object_model::ByteRange;
 use onggi_object_wire::Place;
 use onggi_object_wire::object::{Get, Wanted, Which};
+use std::sync::Arc;
 use tokio::sync::mpsc;
 
 /// Pieces of a body on their way to a client.
@@ -30,14 +32,58 @@ pub(super) struct Reading {
     pub(super) position: u64,
     pub(super) end: u64,
     pub(super) current: Option<onggi_object_client::Body>,
-    pub(super) sources: std::vec::IntoIter<Place>,
+    pub(super) sources: Sources,
     /// Whether a node had another version, or none: what is read may have been replaced meanwhile.
     pub(super) is_replaced: bool,
     /// What decrypts the bytes, when they are encrypted; it stands where the reading stands.
     pub(super) cipher: Option<BodyCipher>,
 }
 
+/// Where the bytes may be, best first.
+pub(super) struct Sources {
+    reachable: std::vec::IntoIter<Member>,
+    replicas: Replicas,
+    handoffs: Option<std::vec::IntoIter<Member>>,
+}
+
+impl Sources {
+    /// These, then the stand-ins.
+    pub(super) fn new(reachable: Vec<Member>, replicas: Replicas) -> Self {
+        Self {
+            reachable: reachable.into_iter(),
+            replicas,
+            handoffs: None,
+        }
+    }
+}
+
+impl Iterator for Sources {
+    type Item = Arc<Place>;
+
+    fn next(&mut self) -> Option<Arc<Place>> {
+        let next = self.reachable.next().or_else(|| {
+            let replicas = &self.replicas;
+            let handoffs = || replicas.handoffs().into_iter();
+            self.handoffs.get_or_insert_with(handoffs).next()
+        });
+        next.map(|member| member.place)
+    }
+}
+
 impl Reading {
+    /// All bytes, of a body that is short.
+    pub(super) async fn whole(&mut self) -> Result<Bytes, Fault> {
+        let first = self.next().await?.unwrap_or_default();
+        if self.position >= self.end {
+            return Ok(first);
+        }
+        let mut whole = first.to_vec();
+        while let Some(piece) = self.next().await? {
+            whole.extend_from_slice(&piece);
+        }
+        Ok(whole.into())
+    }
+
     /// The next bytes; `None` at the end. 503 when nobody has them any more.
     pub(super) async fn next(&mut self) -> Result<Option<Bytes>, Fault> {
         let bytes = self.next_stored().await?;
