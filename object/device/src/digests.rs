@@ -2,6 +2,7 @@
 
 use crate::error::{DeviceError, OpenError};
 use crate::key::{digest_key, parse_digest_key};
+use crate::recent::{Recent, Taken};
 use crate::split::SlotSum;
 use crate::tables::DIGEST;
 use core::ops::ControlFlow;
@@ -35,7 +36,10 @@ pub(crate) struct Part {
 
 /// The digests of everything on a device.
 #[derive(Debug, Default)]
-pub(crate) struct Digests(Mutex<BTreeMap<Scope, Sums>>);
+pub(crate) struct Digests {
+    scopes: Mutex<BTreeMap<Scope, Sums>>,
+    recent: Recent,
+}
 
 /// The digests of a scope.
 #[derive(Debug, Default)]
@@ -128,6 +132,15 @@ pub(crate) struct Change {
     scope: Scope,
     slot: Slot,
     days: Vec<(u16, Sum)>,
+    taken: Option<Taken>,
+}
+
+impl Change {
+    /// With what the batch brings a roster.
+    pub(crate) fn with_taken(mut self, taken: Taken) -> Self {
+        self.taken = Some(taken);
+        self
+    }
 }
 
 pub(crate) fn encode(sum: Sum) -> Vec<u8> {
@@ -176,12 +189,15 @@ impl Digests {
         visited.map_err(DeviceError::from)?;
         match failed {
             Some(error) => Err(DeviceError::from(error).into()),
-            None => Ok(Self(Mutex::new(scopes))),
+            None => Ok(Self {
+                scopes: Mutex::new(scopes),
+                recent: Recent::default(),
+            }),
         }
     }
 
     fn with<T>(&self, act: impl FnOnce(&mut BTreeMap<Scope, Sums>) -> T) -> T {
-        act(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+        act(&mut self.scopes.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Puts into the batch what taking some parts out and others in makes of the slot. The caller holds its stripe.
@@ -231,11 +247,24 @@ impl Digests {
                 batch.put(DIGEST, key, encode(*sum));
             }
         }
-        Change { scope, slot, days }
+        Change {
+            scope,
+            slot,
+            days,
+            taken: None,
+        }
+    }
+
+    /// What rosters took lately.
+    pub(crate) const fn recent(&self) -> &Recent {
+        &self.recent
     }
 
     /// The batch is written.
     pub(crate) fn keep(&self, change: Change) {
+        if let Some(taken) = change.taken {
+            self.recent.keep(taken);
+        }
         self.with(|scopes| {
             let sums = scopes.entry(change.scope).or_default();
             for (day, sum) in change.days {

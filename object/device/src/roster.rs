@@ -10,6 +10,7 @@ use crate::error::DeviceError;
 use crate::key::{RosterKey, RosterKind};
 use crate::misplaced;
 use crate::pending;
+use crate::recent::Taken;
 use crate::roster_row::{RosterRow, trace_day};
 use crate::tables::{CHANGE, RECORD, ROSTER, SYNC};
 use core::ops::ControlFlow;
@@ -267,13 +268,17 @@ impl Device {
             horizon,
             known: news.known,
             stale: Vec::new(),
+            taken: Taken::new(*key),
         };
         for record in one_per_name(records) {
             is_changed |= merger.merge(record)?;
         }
-        let names = merger.stale;
+        let (names, taken) = (merger.stale, merger.taken);
         misplaced::stage(batch, key, before.as_ref(), &row, &news);
-        let change = is_changed.then(|| self.stage_roster(key, before.as_ref(), &row, batch));
+        let change = is_changed.then(|| {
+            let change = self.stage_roster(key, before.as_ref(), &row, batch);
+            change.with_taken(taken)
+        });
         let is_stale = |(index, record): (usize, &R)| {
             let is_named = names.iter().any(|name| name == record.name());
             is_named.then_some(index)
@@ -504,6 +509,7 @@ impl Device {
         let (scope, nothing) = (key.kind.scope(), Vec::new());
         let change = digests.stage(&mut batch, scope, key.slot(), parts(key, row), nothing);
         self.store().write(&batch, durability)?;
+        digests.recent().forget(key);
         digests.keep(change);
         Ok(())
     }
@@ -551,6 +557,7 @@ struct Merger<'a> {
     known: u16,
     /// Names of records that were not taken up because they may be of what was reclaimed.
     stale: Vec<String>,
+    taken: Taken,
 }
 
 impl Merger<'_> {
@@ -573,12 +580,14 @@ impl Merger<'_> {
         if old.is_some() && !merged.merge(&record) {
             return Ok(false);
         }
+        let mut added = Digest::EMPTY;
         if let Some((old, sequence)) = &old {
-            self.row.count(old, false);
+            added -= self.row.count(old, false);
             self.batch.delete(CHANGE, self.key.change(*sequence));
         }
-        self.row.count(&merged, true);
+        added += self.row.count(&merged, true);
         let sequence = self.row.next_sequence;
+        self.taken.note(merged.newest(), added, sequence);
         self.row.next_sequence = sequence.saturating_add(1);
         self.batch
             .put(CHANGE, self.key.change(sequence), merged.name().as_bytes());

@@ -116,8 +116,8 @@ impl RosterRow {
         items.fold(own, Timestamp::max)
     }
 
-    /// Counts a record in, or out again.
-    pub fn count<R: rows::Record>(&mut self, record: &R, is_in: bool) {
+    /// Counts a record in, or out again. Returns its digest.
+    pub fn count<R: rows::Record>(&mut self, record: &R, is_in: bool) -> Digest {
         let (digest, is_live) = (record.digest(), record.is_live());
         let sum = if is_live {
             &mut self.records_digest
@@ -131,7 +131,7 @@ impl RosterRow {
         }
         if !is_live {
             self.traces.retain(|_, sum| *sum != Digest::EMPTY);
-            return;
+            return digest;
         }
         let (objects, bytes) = record.weight();
         let add = |total: u64, part: u64| {
@@ -144,6 +144,7 @@ impl RosterRow {
         self.live_count = add(self.live_count, 1);
         self.object_count = add(self.object_count, objects);
         self.bytes_used = add(self.bytes_used, bytes);
+        digest
     }
 
     /// The same row without any records counted.

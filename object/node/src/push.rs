@@ -26,6 +26,8 @@ use serde::Serialize;
 const UNITS_AT_ONCE: usize = 1 << 16;
 /// Records in one message.
 const RECORDS_AT_ONCE: usize = 1_000;
+/// What came in so many last seconds may be on its way to all copies.
+const NEWS_SECONDS: u64 = 5;
 /// Rows compared in one message.
 const KEYS_AT_ONCE: usize = 10_000;
 
@@ -70,6 +72,15 @@ pub(crate) struct Pushing {
     pub(crate) horizon: u16,
     /// With all their records, whatever the peer is known to have.
     pub(crate) from_start: bool,
+}
+
+/// How records are sent, and compared afterwards.
+#[derive(Debug, Clone, Copy)]
+struct SendRecords {
+    /// Traces of days up to this one do not count.
+    horizon: u16,
+    /// Records stamped in this second or later are news, which may be on their way to the peer.
+    settled_before: u64,
 }
 
 /// Rows on their way, and how many bytes they are.
@@ -413,6 +424,15 @@ impl Peer<'_> {
                 .call(move |device| device.sync_point(&key, &peer_id))
                 .await?
         };
+        let settled_before = self.node.clock.now().seconds().saturating_sub(NEWS_SECONDS);
+        let settled = || {
+            self.disk
+                .call(move |device| device.settled(&key, settled_before, horizon))
+        };
+        let how = SendRecords {
+            horizon,
+            settled_before,
+        };
         let mut after = start;
         let state = loop {
             let changes = self
@@ -421,14 +441,29 @@ impl Peer<'_> {
                 .await?;
             let (records, last) = changes;
             let is_last = records.len() < RECORDS_AT_ONCE;
-            let state = self.send_records(key, &row, &records, horizon).await?;
+            // Where so many come, all of them may have come to the peer as well.
+            if !is_last && !from_start && after == start {
+                let told = self.send_records::<R>(key, &row, &[], how).await?;
+                if let Some(own) = settled().await?.filter(|own| own.digest == told.settled) {
+                    let through = start.max(own.through);
+                    self.disk
+                        .call(move |device| device.set_sync_point(&key, &peer_id, through))
+                        .await?;
+                    return Ok(());
+                }
+            }
+            let state = self.send_records(key, &row, &records, how).await?;
             after = last;
             if is_last {
                 break state;
             }
         };
-        if state.digest != row.digest_above(horizon) && !from_start {
-            self.push_runs::<R>(key, &row, horizon).await?;
+        let is_alike = state.digest == row.digest_above(horizon)
+            || settled()
+                .await?
+                .is_some_and(|own| own.digest == state.settled);
+        if !is_alike && !from_start {
+            self.push_runs::<R>(key, &row, how).await?;
         }
         self.disk
             .call(move |device| device.set_sync_point(&key, &peer_id, after))
@@ -441,11 +476,12 @@ impl Peer<'_> {
         key: RosterKey,
         row: &RosterRow,
         records: &[R],
-        horizon: u16,
+        how: SendRecords,
     ) -> Result<RosterState, PushError> {
         let head = Roster {
             roster: row.roster_info(),
-            horizon,
+            horizon: how.horizon,
+            settled_before: how.settled_before,
             known: self
                 .disk
                 .device()
@@ -471,8 +507,9 @@ impl Peer<'_> {
         &self,
         key: RosterKey,
         row: &RosterRow,
-        horizon: u16,
+        how: SendRecords,
     ) -> Result<(), PushError> {
+        let horizon = how.horizon;
         let runs = self
             .disk
             .call(move |device| device.record_runs::<R>(&key, RECORDS_AT_ONCE, horizon))
@@ -501,8 +538,7 @@ impl Peer<'_> {
                 })?;
                 Ok(records)
             });
-            self.send_records(key, row, &records.await?, horizon)
-                .await?;
+            self.send_records(key, row, &records.await?, how).await?;
         }
         Ok(())
     }

@@ -193,6 +193,7 @@ impl Call<'_> {
             roster,
             horizon,
             known,
+            settled_before,
         } = self.head()?;
         let body = self.body.whole(MESSAGE_BYTES_MAX).await?;
         let key = roster_key(self.node, &roster);
@@ -214,13 +215,21 @@ impl Call<'_> {
             }
         };
         let told = merged.map_err(|error| respond::disk_error("taking records", &error))?;
+        let settled = self
+            .disk
+            .call(move |device| device.settled(&key, settled_before, horizon))
+            .await
+            .map_err(|error| respond::disk_error("comparing records", &error))?;
+        let settled = settled.map_or(Digest::EMPTY, |settled| settled.digest);
         let state = told.map_or_else(
             || RosterState {
                 digest: Digest::EMPTY,
+                settled,
                 stale: Vec::new(),
             },
             |told| RosterState {
                 digest: told.row.digest_above(horizon),
+                settled,
                 stale: told
                     .stale
                     .into_iter()

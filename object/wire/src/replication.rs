@@ -112,6 +112,8 @@ pub struct Roster {
     /// The horizon of its slot on the sender: the last day whose deletions it surely has heard of.
     #[serde(default = "everything")]
     pub known: u16,
+    /// Records stamped in this second (since 1970) or later are left out of [`RosterState::settled`].
+    pub settled_before: u64,
 }
 
 /// What a sender knows that has heard of every deletion.
@@ -126,6 +128,9 @@ pub struct RosterState {
     /// The digest over its row and records, in hexadecimal digits.
     #[serde(with = "hex_digest")]
     pub digest: Digest,
+    /// The same without the news of the last seconds, as far as the peer knows which they are.
+    #[serde(with = "hex_digest")]
+    pub settled: Digest,
     /// Positions of records that the peer lacks and did not take: they are older than its horizon, and the sender's is
     /// behind, so that they may be of what was deleted and reclaimed meanwhile.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -499,6 +504,7 @@ mod tests {
         );
         let state = RosterState {
             digest: Digest::of(b"x"),
+            settled: Digest::from_value(7),
             stale: vec![3],
         };
         let value = crate::head::encode(&state).unwrap();

@@ -1,8 +1,10 @@
 //! Copies that went missing come back, and stand-ins go home.
 
-use super::{Cluster, OBJECTS, at, object_path, pattern};
+use super::{Cluster, OBJECTS, at, container_path, object_path, pattern};
+use onggi_common_host::{Clock as _, SystemClock};
+use onggi_common_units::{Timestamp, UtcTime};
 use onggi_object_client::GetAnswer;
-use onggi_object_model::{Metadata, PolicyIndex};
+use onggi_object_model::{Etag, Metadata, ObjectRecord, PolicyIndex};
 use onggi_object_wire::object::{Post, Which};
 use onggi_object_wire::replication::Scope;
 use std::os::unix::fs::FileExt as _;
@@ -268,7 +270,7 @@ async fn a_container_made_on_a_handoff_goes_home() {
     let cluster = Cluster::new().await;
     let partition = cluster
         .ring
-        .partition(&cluster.hash.container(&super::container_path()));
+        .partition(&cluster.hash.container(&container_path()));
     let handoff = cluster
         .ring
         .handoffs(partition)
@@ -280,4 +282,71 @@ async fn a_container_made_on_a_handoff_goes_home() {
         assert_eq!(cluster.names(&home).await.unwrap(), Vec::<String>::new());
     }
     assert_eq!(cluster.names(&handoff).await, None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_busy_container_is_not_sent_to_those_who_have_it_but_for_the_latest_news() {
+    let cluster = Cluster::new().await;
+    cluster.make_account_and_container().await;
+    let homes = cluster.container_homes();
+    let device = |home: usize| {
+        let node = cluster.node(cluster.index_of(&homes[home]));
+        let disk = node.disks.serving().next().unwrap();
+        (disk.device(), node.container_key(&container_path()))
+    };
+    let record = |name: &str, stamp| ObjectRecord {
+        name: name.parse().unwrap(),
+        data_timestamp: stamp,
+        content_type_timestamp: stamp,
+        metadata_timestamp: stamp,
+        deleted: false,
+        length: 1,
+        etag: Etag::EMPTY,
+        content_type: String::new(),
+        annotations: Metadata::default(),
+    };
+    let tell = |home: usize, records: &[ObjectRecord]| {
+        let (device, key) = device(home);
+        let told = device.merge_records(&key, None, records).unwrap();
+        assert!(told.is_some());
+    };
+    let has = |home: usize, name: &str| {
+        let (device, key) = device(home);
+        device.record::<ObjectRecord>(&key, name).unwrap().is_some()
+    };
+    let many = |prefix: &str| -> Vec<ObjectRecord> {
+        let names = (0..1_500).map(|number| format!("{prefix}{number:04}"));
+        names.map(|name| record(&name, at(5))).collect()
+    };
+    // Ahead of this clock: it stays news for as long as this takes.
+    let soon = SystemClock::new().now().seconds() + 30;
+    let soon = Timestamp::from_utc(UtcTime::from_seconds(soon));
+    let mut old = many("o");
+    for (home, name) in ["n0", "n1", "n2"].into_iter().enumerate() {
+        tell(home, &old[..700]);
+        tell(home, &[record(name, soon)]);
+        tell(home, &old[700..]);
+        old.reverse();
+    }
+    cluster.replicate().await;
+    assert!(has(0, "n0") && has(1, "n1") && has(2, "n2"));
+    assert!(!has(1, "n0") && !has(2, "n1") && !has(0, "n2"));
+    // Something that is no news is missing, among much that is not.
+    let late = many("p");
+    tell(0, &late);
+    for home in [1, 2] {
+        tell(home, &late[1..]);
+    }
+    cluster.replicate().await;
+    for home in 0..3 {
+        for name in ["p0000", "n0"] {
+            assert!(has(home, name), "{name} at {home}");
+        }
+    }
+    // What stays news stays out, until it is old or there is little else.
+    assert!(!has(0, "n1") && !has(0, "n2"));
+    cluster.replicate().await;
+    tell(1, &[record("q", at(6))]);
+    cluster.replicate().await;
+    assert!(has(0, "q") && has(2, "q"));
 }
