@@ -153,12 +153,21 @@ fn parse_timestamp(text: &str) -> Option<Timestamp> {
 
 impl serde::Serialize for Timestamp {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
+        if serializer.is_human_readable() {
+            serializer.collect_str(self)
+        } else {
+            serde::Serialize::serialize(&(self.ticks, self.offset), serializer)
+        }
     }
 }
 
 impl<'de> serde::Deserialize<'de> for Timestamp {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        if !deserializer.is_human_readable() {
+            let (ticks, offset) = <(u64, u64)>::deserialize(deserializer)?;
+            let at = Self::from_ticks(ticks).map(|at| at.with_offset(offset));
+            return at.ok_or_else(|| serde::de::Error::custom("a timestamp past the year 2286"));
+        }
         let text = <std::borrow::Cow<'de, str>>::deserialize(deserializer)?;
         text.parse().map_err(serde::de::Error::custom)
     }

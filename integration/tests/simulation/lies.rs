@@ -46,7 +46,8 @@ pub(crate) struct Listening {
 
 fn decoded<T: DeserializeOwned>(request: &Request) -> Option<T> {
     let value = request.headers().get(head::HEAD)?;
-    head::decode(Some(value.as_bytes())).ok()
+    let bytes = head::from_text(value.as_bytes())?;
+    head::decode(Some(&bytes)).ok()
 }
 
 fn bare(code: StatusCode) -> Response {
@@ -137,7 +138,7 @@ impl Listening {
                 let said = head::encode(&Written::default()).unwrap();
                 response
                     .headers_mut()
-                    .insert(head::HEAD, said.try_into().unwrap());
+                    .insert(head::HEAD, head::to_text(&said).try_into().unwrap());
                 response
             }
             (Lies::ServeRot, Resource::Object)

@@ -117,11 +117,12 @@ impl HttpClient {
             CallBody::Whole(bytes) => (Some(bytes.len() as u64), BodyProof::of(bytes)),
             CallBody::Stream(_) => (None, BodyProof::Tail),
         };
+        let head = head::to_text(&call.head);
         let signed = Signed {
             method: call.method.as_str(),
             authority: &place.address,
             path: &path,
-            head: &call.head,
+            head: head.as_bytes(),
             length,
             body,
         };
@@ -131,7 +132,7 @@ impl HttpClient {
             .uri(path)
             .header(http::header::HOST, &place.address)
             .header(head::AUTHORIZATION, &signature.header)
-            .header(head::HEAD, call.head);
+            .header(head::HEAD, head);
         if matches!(call.body, CallBody::Stream(_)) {
             // hyper sends only the trailers this header announces.
             request = request.header(http::header::TRAILER, ANNOUNCED_TRAILERS);
@@ -213,7 +214,8 @@ impl HttpClient {
     ) -> Answer {
         let (parts, incoming) = response.into_parts();
         let head = parts.headers.get(head::HEAD);
-        let head = head.map(|value| Bytes::copy_from_slice(value.as_bytes()));
+        // One that is no head is one of no type.
+        let head = head.map(|value| head::from_text(value.as_bytes()).unwrap_or_default().into());
         let body = Returning::new(incoming, pool, connection, self.timeouts.body_idle);
         Answer {
             status: parts.status,
@@ -241,12 +243,11 @@ struct Streamed {
 
 impl Streamed {
     fn trailers(&self, tail: &[u8]) -> Result<HeaderMap, BodyError> {
+        let tail = head::to_text(tail);
+        let proof = self.signature.prove_tail(tail.as_bytes());
         let mut trailers = HeaderMap::new();
-        trailers.insert(head::TAIL, HeaderValue::from_bytes(tail)?);
-        trailers.insert(
-            head::TAIL_PROOF,
-            HeaderValue::from_str(&self.signature.prove_tail(tail))?,
-        );
+        trailers.insert(head::TAIL, HeaderValue::try_from(tail)?);
+        trailers.insert(head::TAIL_PROOF, HeaderValue::try_from(proof)?);
         Ok(trailers)
     }
 }

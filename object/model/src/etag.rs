@@ -74,12 +74,19 @@ fn digest(text: &str) -> Option<[u8; 16]> {
 
 impl serde::Serialize for Etag {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
+        if serializer.is_human_readable() {
+            serializer.collect_str(self)
+        } else {
+            serde::Serialize::serialize(&self.0, serializer)
+        }
     }
 }
 
 impl<'de> serde::Deserialize<'de> for Etag {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        if !deserializer.is_human_readable() {
+            return <[u8; 16]>::deserialize(deserializer).map(Self);
+        }
         let text = <std::borrow::Cow<'de, str>>::deserialize(deserializer)?;
         text.parse().map_err(serde::de::Error::custom)
     }

@@ -3,20 +3,20 @@
 //! Each request of a link is carried out by a task of its own and answered when it is done, in any order. Answers that
 //! wait are written together.
 
-use crate::respond::TooLong;
+use crate::respond::{Head, TooLong};
 use crate::server::{Asked, Node};
 use crate::upload::Received;
 use bytes::{Buf as _, Bytes, BytesMut};
 use core::time::Duration;
-use http::{HeaderValue, Method};
+use http::Method;
 use http_body_util::BodyExt as _;
 use onggi_common_host::{Entropy as _, SystemEntropy};
 use onggi_common_service::Drain;
 use onggi_common_service::http::{Response, collect};
 use onggi_object_client::{Answer, AnswerFuture, Call, CallBody, NodeClient};
+use onggi_object_wire::Place;
 use onggi_object_wire::auth::SignedHead;
 use onggi_object_wire::link::{self, LinkKeys, Opener, Sealer};
-use onggi_object_wire::{Place, head};
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -221,7 +221,7 @@ impl Node {
             Ok(body) => answers.add(&link::Answer {
                 id,
                 status: parts.status.as_u16(),
-                head: parts.headers.get(head::HEAD).map(HeaderValue::as_bytes),
+                head: parts.extensions.get::<Head>().map(|head| &*head.0),
                 body: &body,
             }),
             Err(error) => {
@@ -249,11 +249,10 @@ impl Node {
 }
 
 fn answer(response: Response) -> Answer {
-    let (parts, body) = response.into_parts();
-    let head = parts.headers.get(head::HEAD);
+    let (mut parts, body) = response.into_parts();
     Answer {
         status: parts.status,
-        head: head.map(|value| Bytes::copy_from_slice(value.as_bytes())),
+        head: parts.extensions.remove::<Head>().map(|head| head.0),
         body: body.boxed_unsync(),
     }
 }

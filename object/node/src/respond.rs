@@ -1,6 +1,7 @@
 //! Answers: a status, perhaps a head, perhaps a body.
 
 use crate::disks::DiskError;
+use bytes::Bytes;
 use http::{HeaderValue, StatusCode};
 use onggi_common_service::http::{Response, empty, full};
 use onggi_object_wire::head;
@@ -9,6 +10,27 @@ use serde::Serialize;
 /// Marks an answer whose body is longer than the asker can take.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct TooLong;
+
+/// An answer's head, encoded.
+#[derive(Debug, Clone)]
+pub(crate) struct Head(pub(crate) Bytes);
+
+/// The answer as HTTP has it, with its head in a line.
+pub(crate) fn over_http(mut response: Response) -> Response {
+    let Some(Head(bytes)) = response.extensions_mut().remove::<Head>() else {
+        return response;
+    };
+    match HeaderValue::try_from(head::to_text(&bytes)) {
+        Ok(value) => {
+            response.headers_mut().insert(head::HEAD, value);
+            response
+        }
+        Err(error) => {
+            tracing::error!(%error, "an answer's head cannot be sent");
+            status(StatusCode::INTERNAL_SERVER_ERROR)
+        }
+    }
+}
 
 /// The answer to who cannot take as long a body.
 pub(crate) fn too_long() -> Response {
@@ -27,15 +49,10 @@ pub(crate) fn status(status: StatusCode) -> Response {
 /// An answer with a head.
 pub(crate) fn with_head<T: Serialize>(code: StatusCode, head: &T) -> Response {
     let mut response = status(code);
-    let value = head::encode(head).map(|bytes| HeaderValue::from_bytes(&bytes));
-    match value {
-        Ok(Ok(value)) => {
-            response.headers_mut().insert(head::HEAD, value);
+    match head::encode(head) {
+        Ok(bytes) => {
+            response.extensions_mut().insert(Head(bytes.into()));
             response
-        }
-        Ok(Err(error)) => {
-            tracing::error!(%error, "an answer's head cannot be sent");
-            status(StatusCode::INTERNAL_SERVER_ERROR)
         }
         Err(error) => {
             tracing::error!(%error, "an answer's head cannot be sent");

@@ -169,16 +169,16 @@ impl Handler for Node {
         };
         let (mut parts, body) = request.into_parts();
         let head = parts.headers.remove(head::HEAD);
-        let head = head.map(|value| Bytes::copy_from_slice(value.as_bytes()));
+        let head = head.map(|value| head::from_text(value.as_bytes()).unwrap_or_default());
         let asked = Asked {
             method: parts.method,
             device: target.device.as_str(),
             resource: target.resource,
-            head,
+            head: head.map(Bytes::from),
             body: Received::signed(body, pending),
             answer_max: None,
         };
-        self.take(asked).await
+        respond::over_http(self.take(asked).await)
     }
 
     fn preface(&self) -> Option<&'static [u8]> {

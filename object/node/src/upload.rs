@@ -122,14 +122,14 @@ async fn signed(
         }
     }
     let upload = gathering.finish(disk).await?;
-    let tail = trailers
-        .get(head::TAIL)
-        .map(|value| value.as_bytes().to_vec());
+    let tail = trailers.get(head::TAIL);
     let tail = tail.ok_or_else(|| respond::bad_request(&"a body without a tail"))?;
     let proof = trailers
         .get(head::TAIL_PROOF)
         .and_then(|value| value.to_str().ok());
-    prove(pending.verify_tail(&tail, proof.unwrap_or_default()))?;
+    prove(pending.verify_tail(tail.as_bytes(), proof.unwrap_or_default()))?;
+    let tail = head::from_text(tail.as_bytes());
+    let tail = tail.ok_or_else(|| respond::bad_request(&"a tail that is no base64"))?;
     Ok((upload, tail))
 }
 

@@ -73,11 +73,5 @@ pub struct Rows {
     pub account: AccountName,
     /// The last day (since 1970) of whose deletions the sender has surely heard. The receiver does not begin with a
     /// record that is older than what it has reclaimed since then.
-    #[serde(default = "everything")]
     pub known: u16,
-}
-
-/// What a sender knows that has heard of every deletion.
-const fn everything() -> u16 {
-    u16::MAX
 }

@@ -1,12 +1,12 @@
 //! The contract between proxy and nodes and between nodes.
 //!
-//! Every request is one HTTP/1.1 message to `/1/<device>/<resource>` ([`target`]). What is asked stands in one header,
-//! the *head* (JSON, typed in [`object`], [`container`], [`account`]); the body carries an object's bytes, a page of a listing ([`pages`]),
+//! Every request is one HTTP/1.1 message to `/2/<device>/<resource>` ([`target`]). What is asked stands in one header,
+//! the *head* (typed in [`object`], [`container`], [`account`]); the body carries an object's bytes, a page of a listing ([`pages`]),
 //! or rows, these two in the binary form of [`codec`]. Answers have a status and, where there is something to say, a head as well.
 //! Each request is signed ([`auth`]); a storage port answers nobody else. What is small and frequent travels in frames on
 //! one connection instead, with the same resources, heads and bodies ([`link`]).
 //!
-//! The `1` of the path is the version of this contract. A node refuses what it does not know.
+//! The `2` of the path is the version of this contract. A node refuses what it does not know.
 #![forbid(unsafe_code)]
 
 pub mod account;

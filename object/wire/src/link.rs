@@ -24,11 +24,11 @@ use crate::target::{DEVICE_BYTES_MAX, Resource};
 use subtle::ConstantTimeEq;
 
 /// What a link begins with, in both directions.
-pub const PREFACE: &[u8; 12] = b"onggi-link-1";
+pub const PREFACE: &[u8; 12] = b"onggi-link-2";
 /// The method the first signature covers.
 pub const METHOD: &str = "LINK";
 /// The path the first signature covers.
-pub const PATH: &str = "/1/link";
+pub const PATH: &str = "/2/link";
 /// Bytes of the first message's authorization.
 pub const AUTHORIZATION_BYTES_MAX: usize = 1_024;
 /// Random bytes a node adds to a link's keys.

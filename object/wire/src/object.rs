@@ -35,7 +35,6 @@ pub struct Which {
     /// The policy of its container.
     pub policy: PolicyIndex,
     /// The fragment, when the policy has fragments.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fragment: Option<u8>,
     /// Its name.
     pub path: ObjectPath,
@@ -76,7 +75,6 @@ pub struct Put {
     /// How many bytes will come, when the sender knows: space is looked for before the first.
     pub length: Option<u64>,
     /// The second phase of a conditional PUT.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub commit: Option<Commit>,
     /// The container devices this node tells about it.
     pub listing: Vec<Place>,
@@ -127,10 +125,8 @@ pub struct Tail {
     /// The root of their chunks' hashes, which the node compares with its own.
     pub root: Root,
     /// What the system keeps with the bytes and knows only at their end.
-    #[serde(default, skip_serializing_if = "Metadata::is_empty")]
     pub system: Metadata,
     /// What a streamed conditional PUT settled on after its head had gone.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub settled: Option<Settled>,
 }
 
@@ -163,10 +159,8 @@ pub struct Get {
     /// Which.
     pub which: Which,
     /// Which bytes.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub range: Option<Wanted>,
     /// Only when its bytes were put then; 409 otherwise. For going on with another replica in mid-body.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<Timestamp>,
 }
 
@@ -205,7 +199,6 @@ pub struct Delete {
     /// When.
     pub timestamp: Timestamp,
     /// The second phase of a conditional DELETE.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub commit: Option<Commit>,
     /// The container devices this node tells about it.
     pub listing: Vec<Place>,

@@ -51,7 +51,6 @@ pub struct Wants {
     /// Of what.
     pub scope: Scope,
     /// In digests of containers and accounts, traces up to this day are left out.
-    #[serde(default)]
     pub horizon: u16,
 }
 
@@ -107,33 +106,23 @@ pub struct Roster {
     /// Its own row.
     pub roster: RosterInfo,
     /// In the digest of the answer, traces up to this day are left out.
-    #[serde(default)]
     pub horizon: u16,
     /// The horizon of its slot on the sender: the last day whose deletions it surely has heard of.
-    #[serde(default = "everything")]
     pub known: u16,
     /// Records stamped in this second (since 1970) or later are left out of [`RosterState::settled`].
     pub settled_before: u64,
-}
-
-/// What a sender knows that has heard of every deletion.
-const fn everything() -> u16 {
-    u16::MAX
 }
 
 /// What a peer holds after a roster message.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RosterState {
-    /// The digest over its row and records, in hexadecimal digits.
-    #[serde(with = "hex_digest")]
+    /// The digest over its row and records.
     pub digest: Digest,
     /// The same without the news of the last seconds, as far as the peer knows which they are.
-    #[serde(with = "hex_digest")]
     pub settled: Digest,
     /// Positions of records that the peer lacks and did not take: they are older than its horizon, and the sender's is
     /// behind, so that they may be of what was deleted and reclaimed meanwhile.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub stale: Vec<u32>,
 }
 
@@ -145,52 +134,9 @@ pub struct RosterRuns {
     /// Containers or accounts.
     pub scope: Scope,
     /// The path hash.
-    #[serde(with = "hex_hash")]
     pub hash: [u8; 16],
     /// Traces up to this day are left out.
-    #[serde(default)]
     pub horizon: u16,
-}
-
-mod hex_digest {
-    use crate::digest::Digest;
-    use serde::Deserialize as _;
-
-    pub(super) fn serialize<S: serde::Serializer>(
-        digest: &Digest,
-        serializer: S,
-    ) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(digest)
-    }
-
-    pub(super) fn deserialize<'de, D: serde::Deserializer<'de>>(
-        deserializer: D,
-    ) -> Result<Digest, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        let bytes: Option<[u8; 16]> = crate::head::from_hex(&text);
-        let bytes =
-            bytes.ok_or_else(|| serde::de::Error::custom("a digest is 32 hexadecimal digits"))?;
-        Ok(Digest::from_value(u128::from_be_bytes(bytes)))
-    }
-}
-
-mod hex_hash {
-    use serde::Deserialize as _;
-
-    pub(super) fn serialize<S: serde::Serializer>(
-        hash: &[u8; 16],
-        serializer: S,
-    ) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&crate::head::to_hex(hash))
-    }
-
-    pub(super) fn deserialize<'de, D: serde::Deserializer<'de>>(
-        deserializer: D,
-    ) -> Result<[u8; 16], D::Error> {
-        let text = String::deserialize(deserializer)?;
-        crate::head::from_hex(&text)
-            .ok_or_else(|| serde::de::Error::custom("a path hash is 32 hexadecimal digits"))
-    }
 }
 
 const LENGTH_OK: &str = "messages are bounded far below 2^32 items";

@@ -4,7 +4,7 @@ use core::fmt;
 use core::str::FromStr;
 
 /// The version in every path.
-pub const VERSION: &str = "1";
+pub const VERSION: &str = "2";
 /// Bytes of a device's name.
 pub const DEVICE_BYTES_MAX: usize = 64;
 
@@ -191,7 +191,7 @@ impl FromStr for Target {
     fn from_str(text: &str) -> Result<Self, TargetError> {
         let error = || TargetError {
             text: text.chars().take(128).collect(),
-            expected: "a path of this version (/1/<device>/<resource>)",
+            expected: "a path of this version (/2/<device>/<resource>)",
         };
         let rest = text
             .strip_prefix('/')
@@ -229,13 +229,13 @@ mod tests {
     #[test]
     fn paths_that_leave_the_devices_directory_are_refused() {
         for bad in [
-            "/1/../object",
-            "/1/./object",
-            "/1//object",
-            "/2/d/object",
-            "/1/d/",
-            "1/d/object",
-            "/1/d%2f/object",
+            "/2/../object",
+            "/2/./object",
+            "/2//object",
+            "/1/d/object",
+            "/2/d/",
+            "2/d/object",
+            "/2/d%2f/object",
             "/",
         ] {
             assert!(bad.parse::<Target>().is_err(), "{bad}");

@@ -109,7 +109,7 @@ impl Stub {
 fn response(status: u16, head: Option<Vec<u8>>) -> http::Response<Full<Bytes>> {
     let mut builder = http::Response::builder().status(status);
     if let Some(head) = head {
-        builder = builder.header(head::HEAD, head);
+        builder = builder.header(head::HEAD, head::to_text(&head));
     }
     builder.body(Full::new(Bytes::new())).unwrap()
 }

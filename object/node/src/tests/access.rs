@@ -33,12 +33,12 @@ async fn strangers_get_403_and_learn_nothing() {
     let cluster = Cluster::new().await;
     let address = cluster.members[0].options.address.clone();
     let requests = [
-        format!("GET /1/d1/object HTTP/1.1\r\nhost: {address}\r\n\r\n"),
+        format!("GET /2/d1/object HTTP/1.1\r\nhost: {address}\r\n\r\n"),
         format!("GET / HTTP/1.1\r\nhost: {address}\r\n\r\n"),
         format!(
-            "PUT /1/d1/object HTTP/1.1\r\nhost: {address}\r\nx-onggi-authorization: key=00,mac=00\r\ncontent-length: 0\r\n\r\n"
+            "PUT /2/d1/object HTTP/1.1\r\nhost: {address}\r\nx-onggi-authorization: key=00,mac=00\r\ncontent-length: 0\r\n\r\n"
         ),
-        "GET /1/d9/nothing HTTP/1.1\r\nhost: x\r\n\r\n".to_owned(),
+        "GET /2/d9/nothing HTTP/1.1\r\nhost: x\r\n\r\n".to_owned(),
     ];
     let mut answers = Vec::new();
     for request in &requests {
