@@ -27,8 +27,35 @@ pub struct BodyReader {
     stored: StoredObject,
     source: Source,
     length: u64,
-    /// What is left to read, the next range last.
+    left: Pieces,
+}
+
+/// What is to be read of a body, piece by piece.
+#[derive(Debug, Default)]
+pub struct Pieces {
+    /// The body's length.
+    length: u64,
+    /// The next range is the last.
     ranges: Vec<ByteRange>,
+}
+
+/// A piece of a body: some of one block.
+#[derive(Debug, Clone, Copy)]
+pub struct Piece(ByteRange);
+
+impl Iterator for Pieces {
+    type Item = Piece;
+
+    fn next(&mut self) -> Option<Piece> {
+        let range = self.ranges.pop()?;
+        let block_start = range.start() / CHUNK_BYTES as u64 * CHUNK_BYTES as u64;
+        let block_end = (block_start + CHUNKS_AT_ONCE * CHUNK_BYTES as u64).min(self.length);
+        let end = range.end().min(block_end);
+        if let Some(rest) = ByteRange::new(end, range.end()) {
+            self.ranges.push(rest);
+        }
+        ByteRange::new(range.start(), end).map(Piece)
+    }
 }
 
 impl Device {
@@ -157,7 +184,10 @@ impl BodyReader {
             stored: stored.clone(),
             source,
             length,
-            ranges: left,
+            left: Pieces {
+                length,
+                ranges: left,
+            },
         }
     }
 
@@ -166,17 +196,24 @@ impl BodyReader {
     /// # Errors
     /// When they are damaged (the body is then quarantined), or the machine refuses.
     pub fn next(&mut self, device: &Device) -> Result<Option<Bytes>, DeviceError> {
-        let Some(range) = self.ranges.pop() else {
-            return Ok(None);
-        };
+        let piece = self.left.next();
+        piece.map(|piece| self.read(device, piece)).transpose()
+    }
+
+    /// Takes over what is left to read: pieces may be read in any order, and several at a time.
+    pub fn take_pieces(&mut self) -> Pieces {
+        core::mem::take(&mut self.left)
+    }
+
+    /// The verified bytes of a piece.
+    ///
+    /// # Errors
+    /// When they are damaged (the body is then quarantined), or the machine refuses.
+    pub fn read(&self, device: &Device, piece: Piece) -> Result<Bytes, DeviceError> {
+        let (start, end) = (piece.0.start(), piece.0.end());
         let chunk_bytes = CHUNK_BYTES as u64;
-        let first_chunk = range.start() / chunk_bytes;
+        let first_chunk = start / chunk_bytes;
         let block_start = first_chunk * chunk_bytes;
-        let block_end = (block_start + CHUNKS_AT_ONCE * chunk_bytes).min(self.length);
-        let end = range.end().min(block_end);
-        if let Some(rest) = ByteRange::new(end, range.end()) {
-            self.ranges.push(rest);
-        }
         // Only the chunks the range touches are read.
         let block_end = end
             .div_ceil(chunk_bytes)
@@ -198,7 +235,7 @@ impl BodyReader {
             block_start
         };
         let within = |offset: u64| usize::try_from(offset - block_start).unwrap_or(usize::MAX);
-        Ok(Some(block.slice(within(range.start())..within(end))))
+        Ok(block.slice(within(start)..within(end)))
     }
 }
 

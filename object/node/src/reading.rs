@@ -14,10 +14,14 @@ use onggi_object_device::{BodyReader, Device, DeviceError, ObjectKey, ReadFrom, 
 use onggi_object_model::ByteRange;
 use onggi_object_model::range::{RangeHeader, Selection};
 use onggi_object_wire::object::{Found, Get, Missing, Wanted};
+use std::collections::VecDeque;
+use std::sync::Arc;
 use tokio::sync::mpsc;
 
 /// Verified blocks waiting for a slow reader.
 const BLOCKS_MAX: usize = 2;
+/// Blocks of one body that are read at a time: a disk that is asked for one after the other is idle half of the time.
+const READ_AHEAD: usize = 3;
 
 impl Call<'_> {
     pub(crate) async fn get_object(self, with_body: bool) -> Result<Response, Response> {
@@ -257,33 +261,42 @@ fn found_response(disk: &Disk, found: &Found, body: Option<Box<(Bytes, BodyReade
 fn stream(disk: Disk, first: Bytes, reader: BodyReader) -> Body {
     let (sender, receiver) = mpsc::channel(BLOCKS_MAX);
     tokio::spawn(async move {
-        let mut reader = reader;
-        if sender.send(Ok(first)).await.is_err() {
-            return;
-        }
-        loop {
-            let read = disk.call(move |device| {
-                let block = reader.next(device)?;
-                Ok((block, reader))
-            });
-            match read.await {
-                Ok((Some(block), next)) => {
-                    reader = next;
-                    if sender.send(Ok(block)).await.is_err() {
-                        return;
-                    }
-                }
-                Ok((None, _)) => return,
-                Err(error) => {
-                    tracing::error!(%error, "a body broke off");
-                    // The reader may be gone already.
-                    drop(sender.send(Err(error.into())).await);
-                    return;
-                }
-            }
+        if let Err(error) = read_ahead(&disk, first, reader, &sender).await {
+            tracing::error!(%error, "a body broke off");
+            // The reader may be gone already.
+            drop(sender.send(Err(error.into())).await);
         }
     });
     Blocks(receiver).boxed_unsync()
+}
+
+/// Sends blocks in order, some of which are read at a time, until the end or until nobody listens.
+async fn read_ahead(
+    disk: &Disk,
+    first: Bytes,
+    mut reader: BodyReader,
+    sender: &mpsc::Sender<Result<Bytes, BodyError>>,
+) -> Result<(), DiskError> {
+    let mut left = reader.take_pieces();
+    let reader = Arc::new(reader);
+    let mut reading = VecDeque::with_capacity(READ_AHEAD);
+    let mut next = first;
+    loop {
+        while reading.len() < READ_AHEAD
+            && let Some(piece) = left.next()
+        {
+            let (disk, reader) = (disk.clone(), Arc::clone(&reader));
+            let read = async move { disk.call(move |device| reader.read(device, piece)).await };
+            reading.push_back(tokio::spawn(read));
+        }
+        if sender.send(Ok(next)).await.is_err() {
+            return Ok(());
+        }
+        let Some(read) = reading.pop_front() else {
+            return Ok(());
+        };
+        next = read.await.ok().ok_or(DiskError::CutOff)??;
+    }
 }
 
 /// Blocks as they come from the reading task.
