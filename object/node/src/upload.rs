@@ -12,6 +12,7 @@ use onggi_object_wire::auth::Pending;
 use onggi_object_wire::head;
 use onggi_object_wire::object::{BUFFERED_BYTES_MAX, Tail};
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 
 /// Bytes gathered before they go to the device: one hop between threads for many frames.
 const GATHER_BYTES: usize = 512 << 10;
@@ -149,17 +150,32 @@ async fn pieces_of(
     Err(respond::bad_request(&"a body that was given up"))
 }
 
-/// Bytes on their way to a device, so many at a time that hops between threads are few.
+/// Bytes on their way to a device, so many at a time that hops between threads are few. While some are written the next
+/// ones gather.
 struct Gathering {
-    upload: Upload,
+    upload: Writing,
     gathered: Vec<Bytes>,
     bytes: usize,
 }
 
+enum Writing {
+    No(Box<Upload>),
+    Yes(JoinHandle<Result<Upload, DiskError>>),
+}
+
+impl Writing {
+    async fn done(self) -> Result<Upload, DiskError> {
+        match self {
+            Self::No(upload) => Ok(*upload),
+            Self::Yes(writing) => writing.await.ok().ok_or(DiskError::CutOff)?,
+        }
+    }
+}
+
 impl Gathering {
-    const fn new(upload: Upload) -> Self {
+    fn new(upload: Upload) -> Self {
         Self {
-            upload,
+            upload: Writing::No(Box::new(upload)),
             gathered: Vec::new(),
             bytes: 0,
         }
@@ -171,11 +187,20 @@ impl Gathering {
         if self.bytes < GATHER_BYTES {
             return Ok(self);
         }
-        Ok(Self::new(write(disk, self.upload, self.gathered).await?))
+        let upload = self.upload.done().await.map_err(unwritten)?;
+        let (disk, gathered) = (disk.clone(), self.gathered);
+        let writing = async move { write(&disk, upload, gathered).await };
+        Ok(Self {
+            upload: Writing::Yes(tokio::spawn(writing)),
+            gathered: Vec::new(),
+            bytes: 0,
+        })
     }
 
     async fn finish(self, disk: &Disk) -> Result<Upload, Response> {
-        write(disk, self.upload, self.gathered).await
+        let upload = self.upload.done().await.map_err(unwritten)?;
+        let written = write(disk, upload, self.gathered).await;
+        written.map_err(unwritten)
     }
 }
 
@@ -200,18 +225,20 @@ async fn small(disk: &Disk, key: ObjectKey, bytes: Bytes) -> Result<Finished, Re
         .map_err(|error| respond::disk_error("beginning a PUT", &error))
 }
 
-async fn write(disk: &Disk, upload: Upload, bytes: Vec<Bytes>) -> Result<Upload, Response> {
+fn unwritten(error: DiskError) -> Response {
+    respond::disk_error("writing a body", &error)
+}
+
+async fn write(disk: &Disk, upload: Upload, bytes: Vec<Bytes>) -> Result<Upload, DiskError> {
     if bytes.is_empty() {
         return Ok(upload);
     }
-    let written: Result<Upload, DiskError> = disk
-        .call(move |device| {
-            let mut upload = upload;
-            for piece in &bytes {
-                upload.write(device, piece)?;
-            }
-            Ok(upload)
-        })
-        .await;
-    written.map_err(|error| respond::disk_error("writing a body", &error))
+    disk.call(move |device| {
+        let mut upload = upload;
+        for piece in &bytes {
+            upload.write(device, piece)?;
+        }
+        Ok(upload)
+    })
+    .await
 }

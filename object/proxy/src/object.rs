@@ -7,6 +7,7 @@ pub(crate) mod get;
 pub(crate) mod put;
 pub(crate) mod reading;
 mod stream;
+mod tag;
 
 use crate::calls::{Calls, boxed};
 use crate::fault::Fault;

@@ -3,6 +3,7 @@
 use super::change::{STAMPS_MAX, is_settled};
 use super::conditional::{Change, LEAD};
 use super::stream::Fan;
+use super::tag::Tag;
 use super::write_reply;
 use crate::driver;
 use crate::fault::{Fault, set};
@@ -13,7 +14,6 @@ use bytes::{Bytes, BytesMut};
 use http::request::Parts as Head;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use http_body_util::BodyExt as _;
-use md5::{Digest as _, Md5};
 use onggi_common_service::http::{Body, Response, Stalled, empty, full};
 use onggi_common_units::Timestamp;
 use onggi_object_client::WriteAnswer;
@@ -51,7 +51,7 @@ pub(super) struct NewObject {
 /// A body on its way in: every byte is hashed for the client as it comes, and for the nodes as they get it.
 struct Arriving {
     body: Body,
-    md5: Md5,
+    tag: Tag,
     chunks: ChunkHasher,
     sealing: Option<Sealing>,
 }
@@ -68,7 +68,7 @@ impl Arriving {
     fn new(body: Body, sealing: Option<Sealing>) -> Self {
         Self {
             body,
-            md5: Md5::new(),
+            tag: Tag::new(),
             chunks: ChunkHasher::new(),
             sealing,
         }
@@ -89,7 +89,7 @@ impl Arriving {
             if bytes.is_empty() {
                 continue;
             }
-            self.md5.update(&bytes);
+            self.tag.add(&bytes).await?;
             let bytes = match &mut self.sealing {
                 None => bytes,
                 Some(sealing) => encrypt(sealing, bytes),
@@ -114,9 +114,9 @@ impl Arriving {
         Ok((first.freeze(), false))
     }
 
-    fn finish(self) -> Arrived {
+    async fn finish(self) -> Result<Arrived, Fault> {
         let hash = self.chunks.finish();
-        let etag = Etag::new(self.md5.finalize().into());
+        let etag = self.tag.finish().await?;
         let (kept, system) = match self.sealing {
             None => (etag, Metadata::default()),
             Some(sealing) => (stand_in(&hash.root), sealing.finish(&etag)),
@@ -128,7 +128,7 @@ impl Arriving {
             system,
             settled: None,
         };
-        Arrived { etag, tail }
+        Ok(Arrived { etag, tail })
     }
 }
 
@@ -301,7 +301,7 @@ impl Core {
         let mut arriving = Arriving::new(body, sealing);
         let (first, is_all) = arriving.begin().await?;
         if is_all {
-            let arrived = arriving.finish();
+            let arrived = arriving.finish().await?;
             check_etag(&new, &arrived)?;
             if let Some(claim) = new.commit {
                 let which = Which::whole(new.policy, new.path.clone());
@@ -326,7 +326,7 @@ impl Core {
         while let Some(bytes) = arriving.next().await? {
             fan.send(bytes).await?;
         }
-        let mut arrived = arriving.finish();
+        let mut arrived = arriving.finish().await?;
         // Dropping the streams gives the PUT up: nothing of it stays.
         check_etag(&new, &arrived)?;
         let needed = fan.needed();
