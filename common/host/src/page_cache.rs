@@ -1,5 +1,5 @@
 //! What the page cache holds of a file.
-#![expect(unsafe_code, reason = "system calls that no crate offers")]
+#![expect(unsafe_code, reason = "a system call that no crate offers")]
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
@@ -51,46 +51,10 @@ pub fn cached_pages(file: impl AsFd, offset: u64, length: u64) -> io::Result<u64
     }
 }
 
-/// Has the kernel begin to write what is dirty of this range of bytes, without waiting for it: what is synced later then
-/// has little left to write. Nothing is durable by this.
-///
-/// # Errors
-/// What the kernel says, for example that the file is no file of a disk.
-pub fn begin_writing(file: impl AsFd, offset: u64, length: u64) -> io::Result<()> {
-    let invalid = |_out_of_range| io::Error::from(io::ErrorKind::InvalidInput);
-    let offset = libc::off64_t::try_from(offset).map_err(invalid)?;
-    let length = libc::off64_t::try_from(length).map_err(invalid)?;
-    // SAFETY: the call takes numbers alone, and the file is open until it returns.
-    let returned = unsafe {
-        libc::sync_file_range(
-            file.as_fd().as_raw_fd(),
-            offset,
-            length,
-            libc::SYNC_FILE_RANGE_WRITE,
-        )
-    };
-    if returned == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::io::Write;
-
-    #[test]
-    fn writing_is_begun_for_files_of_a_disk() {
-        let mut file = tempfile::tempfile_in(env!("CARGO_MANIFEST_DIR")).unwrap();
-        file.write_all(&[7; 64 << 10]).unwrap();
-        begin_writing(&file, 0, 64 << 10).unwrap();
-        let error = begin_writing(&file, u64::MAX, 1).unwrap_err();
-        assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
-        let (reader, _writer) = io::pipe().unwrap();
-        begin_writing(&reader, 0, 1).unwrap_err();
-    }
 
     #[test]
     fn what_was_just_written_is_cached_and_a_hole_is_not() {

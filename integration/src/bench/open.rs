@@ -132,7 +132,7 @@ fn change(device: &Device, secrets: &HashSecrets, number: u64, is_large: bool) -
     } else {
         Vec::new()
     };
-    let mut upload = device.begin_upload(key, Some(bytes.len() as u64), true)?;
+    let mut upload = device.begin_upload(key, Some(bytes.len() as u64))?;
     upload.write(device, &bytes)?;
     let body: Finished = upload.finish();
     let at = Timestamp::from_ticks(FIRST_TICK + number).context("a moment")?;

@@ -36,9 +36,6 @@ const ROW_BYTES_MAX: u64 = 1 << 20;
 /// A body of this size or more, or of a size not known yet, is written past the page cache: block by block, so that of a
 /// small one of unknown size nothing is.
 const DIRECT_BYTES_MIN: u64 = 4 << 20;
-/// Of a body that goes through the page cache so much waits before the disk begins to write it: at its end little is left
-/// to sync.
-const UNWRITTEN_BYTES_MAX: u64 = 2 << 20;
 /// Bodies that are known to have been read lately.
 const WARM_MAX: usize = 1_024;
 
@@ -54,67 +51,35 @@ pub(crate) struct Incoming {
 #[derive(Debug)]
 enum Out {
     /// Through the page cache, from where a body of this size may well be read again soon.
-    Cached(CachedFile),
+    Cached(File),
     /// Past it.
     Direct(Box<DirectFile>),
 }
 
-/// A file that is written through the page cache.
-#[derive(Debug)]
-struct CachedFile {
-    file: File,
-    /// Bytes that were written, and those of them the disk has begun to write.
-    length: u64,
-    begun: u64,
-}
-
-impl CachedFile {
-    const fn new(file: File) -> Self {
-        Self {
-            file,
-            length: 0,
-            begun: 0,
-        }
-    }
-
-    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.file.write_all(bytes)?;
-        self.length = self.length.saturating_add(bytes.len() as u64);
-        let waiting = self.length.saturating_sub(self.begun);
-        if waiting >= UNWRITTEN_BYTES_MAX {
-            page_cache::begin_writing(&self.file, self.begun, waiting)?;
-            self.begun = self.length;
-        }
-        Ok(())
-    }
-}
-
 impl Out {
-    fn new(file: File, length: Option<u64>, is_read_here: bool) -> Self {
-        if !is_read_here && length.is_none_or(|length| length >= DIRECT_BYTES_MIN) {
+    fn new(file: File, length: Option<u64>) -> Self {
+        if length.is_none_or(|length| length >= DIRECT_BYTES_MIN) {
             Self::Direct(Box::new(DirectFile::new(file)))
         } else {
-            Self::Cached(CachedFile::new(file))
+            Self::Cached(file)
         }
     }
 
     /// The file with all that was written.
     fn finish(&mut self) -> io::Result<&File> {
         match self {
-            Self::Cached(cached) => Ok(&cached.file),
+            Self::Cached(file) => Ok(file),
             Self::Direct(file) => file.finish(),
         }
     }
 }
 
 impl Incoming {
-    /// Begins a file on the device. With a length its space is taken now, so that it cannot run out half-way. Where it
-    /// is read from first, it stays in the page cache; copies that are read when that one is away do not.
+    /// Begins a file on the device. With a length its space is taken now, so that it cannot run out half-way.
     pub(crate) fn begin(
         device: &Path,
         unique: &str,
         length: Option<u64>,
-        is_read_here: bool,
     ) -> Result<Self, DeviceError> {
         let bodies = device.join(BODIES);
         let mode = Mode::RUSR | Mode::WUSR;
@@ -138,14 +103,14 @@ impl Incoming {
             }
         }
         Ok(Self {
-            out: Out::new(file, length, is_read_here),
+            out: Out::new(file, length),
             name,
         })
     }
 
     pub(crate) fn write(&mut self, device: &Path, bytes: &[u8]) -> Result<(), DeviceError> {
         let written = match &mut self.out {
-            Out::Cached(file) => file.write(bytes),
+            Out::Cached(file) => file.write_all(bytes),
             Out::Direct(file) => file.write(bytes),
         };
         written.map_err(io_at("writing a body on", device))

@@ -278,7 +278,7 @@ impl Device {
                 let hash: BodyHash = chunks.finish();
                 let name = large::file_name(key, &self.unique());
                 let length = Some(bytes.len() as u64);
-                let mut incoming = Incoming::begin(self.directory(), &name, length, false)?;
+                let mut incoming = Incoming::begin(self.directory(), &name, length)?;
                 incoming.write(self.directory(), &bytes)?;
                 let trailer = large::trailer(key, &old.row, &hash);
                 incoming.finish_at(&self.directory().join(QUARANTINE).join(name), &trailer)

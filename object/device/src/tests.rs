@@ -101,7 +101,7 @@ pub(crate) fn put(device: &Device, number: u8, ticks: u64, bytes: &[u8]) -> Merg
 
 pub(crate) fn put_as(device: &Device, number: u8, ticks: u64, bytes: &[u8], how: Merge) -> Merged {
     let mut upload = device
-        .begin_upload(key(number), Some(bytes.len() as u64), false)
+        .begin_upload(key(number), Some(bytes.len() as u64))
         .unwrap();
     for piece in bytes.chunks(100_000) {
         upload.write(device, piece).unwrap();
@@ -328,7 +328,7 @@ fn a_dropped_row_leaves_nothing_and_only_goes_as_it_was_seen() {
 #[test]
 fn an_upload_given_up_leaves_nothing() {
     on_both(|device| {
-        let mut upload = device.begin_upload(key(1), None, false).unwrap();
+        let mut upload = device.begin_upload(key(1), None).unwrap();
         upload.write(device, &pattern(300_000)).unwrap();
         drop(upload);
         assert_eq!(body_files(device), 0);
@@ -373,7 +373,7 @@ fn a_full_device_refuses_before_harm_and_still_reads_and_deletes() {
     let mut stored = 0u8;
     let refused = loop {
         let bytes = pattern(1 << 20);
-        let begun = device.begin_upload(key(100 + stored), Some(bytes.len() as u64), false);
+        let begun = device.begin_upload(key(100 + stored), Some(bytes.len() as u64));
         match begun {
             Err(error) => break error,
             Ok(mut upload) => {
@@ -498,7 +498,7 @@ fn exchange(from: &Device, to: &Device) {
         return;
     };
     let body = read(from, 1, &[]).map(|bytes| {
-        let mut upload = to.begin_upload(key(1), None, false).unwrap();
+        let mut upload = to.begin_upload(key(1), None).unwrap();
         upload.write(to, &bytes).unwrap();
         upload.finish()
     });

@@ -21,7 +21,6 @@ pub struct Upload {
     large: Option<Incoming>,
     hasher: ChunkHasher,
     length: Option<u64>,
-    is_read_here: bool,
     unique: String,
     checked_at: u64,
 }
@@ -62,17 +61,11 @@ impl Finished {
 }
 
 impl Device {
-    /// Begins to take a body. `is_read_here` when readers come to this device first: then it stays in the page cache,
-    /// however long it is.
+    /// Begins to take a body.
     ///
     /// # Errors
     /// When there is no space for so many bytes beside the reserve.
-    pub fn begin_upload(
-        &self,
-        key: ObjectKey,
-        length: Option<u64>,
-        is_read_here: bool,
-    ) -> Result<Upload, DeviceError> {
+    pub fn begin_upload(&self, key: ObjectKey, length: Option<u64>) -> Result<Upload, DeviceError> {
         self.space().check(ByteCount::new(length.unwrap_or(0)))?;
         Ok(Upload {
             key,
@@ -80,7 +73,6 @@ impl Device {
             large: None,
             hasher: ChunkHasher::new(),
             length,
-            is_read_here,
             unique: self.unique(),
             checked_at: 0,
         })
@@ -104,8 +96,7 @@ impl Upload {
         }
         let directory = device.directory();
         if self.large.is_none() {
-            let mut incoming =
-                Incoming::begin(directory, &self.unique, self.length, self.is_read_here)?;
+            let mut incoming = Incoming::begin(directory, &self.unique, self.length)?;
             incoming.write(directory, &core::mem::take(&mut self.small))?;
             self.large = Some(incoming);
         }

@@ -15,7 +15,6 @@ use onggi_object_device::{
 };
 use onggi_object_model::{ObjectPath, ObjectRecord, PolicyIndex};
 use onggi_object_wire::object::{Delete, Post, Put, Refused, Which, Written};
-use onggi_object_wire::replication::Scope;
 use onggi_object_wire::{Body as WireBody, ObjectRow, Place, container};
 use std::sync::Arc;
 
@@ -40,14 +39,7 @@ impl Call<'_> {
         }
         let (node, disk) = (self.node, self.disk.clone());
         let key = node.object_key(&put.which);
-        let (received, policy) = (self.body, Scope::Objects(key.policy));
-        let rings = &node.rings;
-        // Only what is streamed may be long enough for it to matter.
-        let is_read_here =
-            received.is_streamed() && rings.is_first(policy, &key.hash, &node.address, &disk.name);
-        let (body, tail) = received
-            .upload(&disk, key, put.length, put.tail, is_read_here)
-            .await?;
+        let (body, tail) = self.body.upload(&disk, key, put.length, put.tail).await?;
         let (timestamp, commit) = match tail.settled {
             Some(settled) => (settled.timestamp, Some(settled.commit)),
             None => (put.timestamp, put.commit),

@@ -159,7 +159,7 @@ impl Call<'_> {
         let key = pushed_key(self.node, push.policy, push.fragment, &push.row.path);
         let received: Received = self.body;
         let (finished, tail) = received
-            .upload(&self.disk, key, Some(body.length), None, false)
+            .upload(&self.disk, key, Some(body.length), None)
             .await?;
         if tail.root != body.root || tail.etag != body.etag {
             return Err(respond::status(StatusCode::UNPROCESSABLE_ENTITY));
@@ -291,7 +291,7 @@ pub(crate) fn take_row(device: &Device, key: ObjectKey, push: PushRow) -> Result
     let body = match push.bytes {
         None => None,
         Some(bytes) => {
-            let mut upload = device.begin_upload(key, Some(bytes.len() as u64), true)?;
+            let mut upload = device.begin_upload(key, Some(bytes.len() as u64))?;
             upload.write(device, &bytes)?;
             Some(upload.finish())
         }

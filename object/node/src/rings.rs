@@ -151,24 +151,6 @@ impl Rings {
             .collect()
     }
 
-    /// Whether readers of a hash come to this device first: proxies ask the primaries in the order of the ring.
-    #[must_use]
-    pub fn is_first(
-        &self,
-        scope: Scope,
-        hash: &PathHash,
-        address: &str,
-        device: &DeviceName,
-    ) -> bool {
-        let ring = self.ring(scope);
-        ring.is_some_and(|ring| {
-            let primaries = ring.primaries(ring.partition(hash));
-            primaries
-                .first()
-                .is_some_and(|first| first.device == device.as_str() && first.address() == address)
-        })
-    }
-
     /// The number a device has in a ring.
     #[must_use]
     pub fn device_id(ring: &Ring, address: &str, device: &DeviceName) -> Option<DeviceId> {

@@ -67,14 +67,13 @@ impl Received {
         key: ObjectKey,
         length: Option<u64>,
         tail: Option<Tail>,
-        is_read_here: bool,
     ) -> Result<(Finished, Tail), Response> {
         let (finished, tail) = match (self.is_streamed(), tail) {
             (false, Some(tail)) => {
                 let bytes = self.whole(BUFFERED_BYTES_MAX).await?;
                 (small(disk, key, bytes).await?, tail)
             }
-            (true, None) => self.stream(disk, key, length, is_read_here).await?,
+            (true, None) => self.stream(disk, key, length).await?,
             (false, None) => return Err(respond::bad_request(&"a body without a tail")),
             (true, Some(_)) => return Err(respond::bad_request(&"a body with two tails")),
         };
@@ -90,10 +89,9 @@ impl Received {
         disk: &Disk,
         key: ObjectKey,
         length: Option<u64>,
-        is_read_here: bool,
     ) -> Result<(Finished, Tail), Response> {
         let begun = disk
-            .call(move |device| device.begin_upload(key, length, is_read_here))
+            .call(move |device| device.begin_upload(key, length))
             .await;
         let upload = begun.map_err(|error| respond::disk_error("beginning a PUT", &error))?;
         let (upload, tail_bytes) = match self {
@@ -216,7 +214,7 @@ async fn small(disk: &Disk, key: ObjectKey, bytes: Bytes) -> Result<Finished, Re
         return Ok(finished);
     }
     let taken = disk.call(move |device| {
-        let mut upload = device.begin_upload(key, Some(bytes.len() as u64), true)?;
+        let mut upload = device.begin_upload(key, Some(bytes.len() as u64))?;
         upload.write(device, &bytes)?;
         Ok(upload.finish())
     });

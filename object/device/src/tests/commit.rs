@@ -102,7 +102,7 @@ fn object(device: &Device, number: u8, row: ObjectRow, bytes: Option<&[u8]>, her
         ..Merge::default()
     };
     let body = bytes.map(|bytes| {
-        let mut upload = device.begin_upload(key(number), None, false).unwrap();
+        let mut upload = device.begin_upload(key(number), None).unwrap();
         upload.write(device, bytes).unwrap();
         upload.finish()
     });

@@ -40,7 +40,7 @@ fn the_writer_that_is_killed() {
                     let length = LENGTHS[usize::try_from(round % 4).unwrap()];
                     let ticks = next_ticks(device, &key(number));
                     let bytes = body(ticks, length);
-                    let mut upload = device.begin_upload(key(number), None, false).unwrap();
+                    let mut upload = device.begin_upload(key(number), None).unwrap();
                     upload.write(device, &bytes).unwrap();
                     let new = NewRow {
                         row: put_row(number, ticks, &bytes),

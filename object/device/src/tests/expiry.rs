@@ -44,7 +44,7 @@ fn dated(number: u8, stamp: u64, date: Option<u64>) -> ObjectRow {
 
 fn merge(device: &Device, number: u8, row: ObjectRow, how: Merge) -> Merged {
     let body = row.body.as_ref().map(|_| {
-        let mut upload = device.begin_upload(key(number), Some(3), false).unwrap();
+        let mut upload = device.begin_upload(key(number), Some(3)).unwrap();
         upload.write(device, b"jar").unwrap();
         upload.finish()
     });

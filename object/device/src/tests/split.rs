@@ -43,7 +43,7 @@ fn delete(device: &Device, key: &ObjectKey, ticks: u64) {
 }
 
 fn put(device: &Device, key: &ObjectKey, ticks: u64) {
-    let mut upload = device.begin_upload(*key, Some(3), true).unwrap();
+    let mut upload = device.begin_upload(*key, Some(3)).unwrap();
     upload.write(device, b"jar").unwrap();
     let new = NewRow {
         row: super::put_row(1, ticks, b"jar"),
