@@ -16,6 +16,8 @@ use tokio::task::JoinHandle;
 
 /// Bytes gathered before they go to the device: one hop between threads for many frames.
 const GATHER_BYTES: usize = 512 << 10;
+/// So many frames at most are held for that, however short they are.
+const FRAMES_MAX: usize = 1_024;
 
 /// A body that is still to come, or came, and what proves it.
 pub(crate) enum Received {
@@ -182,7 +184,7 @@ impl Gathering {
     async fn add(mut self, disk: &Disk, bytes: Bytes) -> Result<Self, Response> {
         self.bytes += bytes.len();
         self.gathered.push(bytes);
-        if self.bytes < GATHER_BYTES {
+        if self.bytes < GATHER_BYTES && self.gathered.len() < FRAMES_MAX {
             return Ok(self);
         }
         let upload = self.upload.done().await.map_err(unwritten)?;

@@ -12,6 +12,8 @@ use tokio::task::JoinHandle;
 
 /// So many bytes are worth a hop to another thread. Twice as many are held.
 const GATHER_BYTES: usize = 512 << 10;
+/// So many pieces at most are held for that: a client that sends a byte at a time makes each of them one.
+const PIECES_MAX: usize = 1_024;
 
 /// The MD5 of the bytes so far.
 pub(super) struct Tag {
@@ -50,7 +52,7 @@ impl Tag {
         }
         self.bytes += bytes.len();
         self.gathered.push(bytes.clone());
-        if self.bytes < GATHER_BYTES {
+        if self.bytes < GATHER_BYTES && self.gathered.len() < PIECES_MAX {
             return Ok(());
         }
         let mut md5 = self.so_far().await?;
@@ -106,5 +108,18 @@ mod tests {
                 assert_eq!(tag.finish().await.unwrap(), expected, "{length} by {piece}");
             }
         }
+    }
+
+    #[tokio::test]
+    async fn no_more_pieces_are_held_than_are_allowed() {
+        let (mut tag, mut most) = (Tag::new(), 0);
+        let body = Bytes::from(vec![7; BUFFERED_BYTES_MAX + 3 * PIECES_MAX]);
+        for at in 0..body.len() {
+            tag.add(&body.slice(at..=at)).await.unwrap();
+            most = most.max(tag.gathered.len());
+        }
+        assert!(most > 0 && most < PIECES_MAX, "{most}");
+        let expected = Etag::new(Md5::digest(&body).into());
+        assert_eq!(tag.finish().await.unwrap(), expected);
     }
 }
