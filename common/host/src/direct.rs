@@ -21,6 +21,72 @@ fn aligned(length: usize) -> (Vec<u8>, usize) {
     (memory, start.min(ALIGN_BYTES))
 }
 
+fn is_aligned(bytes: &[u8]) -> bool {
+    bytes.as_ptr().align_offset(ALIGN_BYTES) == 0
+}
+
+/// Memory that is filled from its beginning, up to [`BLOCK_BYTES`], and that a [`DirectFile`] writes from where it is.
+#[derive(Debug)]
+pub struct Block {
+    memory: Vec<u8>,
+    start: usize,
+}
+
+impl Default for Block {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Block {
+    /// Without any bytes.
+    #[must_use]
+    pub fn new() -> Self {
+        let mut memory: Vec<u8> = Vec::with_capacity(BLOCK_BYTES + ALIGN_BYTES);
+        let start = memory.as_ptr().align_offset(ALIGN_BYTES).min(ALIGN_BYTES);
+        // What follows is appended and never moved: it fits the capacity.
+        memory.resize(start, 0);
+        Self { memory, start }
+    }
+
+    /// Takes as many of these bytes as there is room for; how many.
+    pub fn fill(&mut self, bytes: &[u8]) -> usize {
+        let room = BLOCK_BYTES - self.len();
+        let (now, _) = bytes.split_at(bytes.len().min(room));
+        self.memory.extend_from_slice(now);
+        now.len()
+    }
+
+    /// How many bytes it has.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.memory.len() - self.start
+    }
+
+    fn bytes(&self) -> &[u8] {
+        self.memory.get(self.start..).unwrap_or_default()
+    }
+
+    /// Whether it has none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Whether there is no room left.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.len() == BLOCK_BYTES
+    }
+
+    /// Its bytes: which part of the memory they are.
+    #[must_use]
+    pub fn into_part(self) -> Part {
+        let end = self.memory.len();
+        (self.memory, self.start..end)
+    }
+}
+
 fn set_direct(file: &File, on: bool) -> rustix::io::Result<()> {
     let flags = fcntl_getfl(file)?;
     let wanted = if on {
@@ -37,23 +103,18 @@ fn set_direct(file: &File, on: bool) -> rustix::io::Result<()> {
 pub struct DirectFile {
     file: File,
     is_direct: bool,
-    /// A block that begins at `start`, where memory is aligned.
-    memory: Vec<u8>,
-    start: usize,
-    filled: usize,
+    /// What does not fill a block, or is not aligned in memory, gathers here.
+    gathered: Option<Block>,
 }
 
 impl DirectFile {
     /// Takes an empty file.
     #[must_use]
     pub fn new(file: File) -> Self {
-        let (memory, start) = aligned(BLOCK_BYTES);
         Self {
             is_direct: set_direct(&file, true).is_ok(),
             file,
-            start,
-            memory,
-            filled: 0,
+            gathered: None,
         }
     }
 
@@ -63,14 +124,18 @@ impl DirectFile {
     /// When the file system refuses; what is in the file then is of no use.
     pub fn write(&mut self, mut bytes: &[u8]) -> io::Result<()> {
         while !bytes.is_empty() {
-            let (now, later) = bytes.split_at(bytes.len().min(BLOCK_BYTES - self.filled));
-            let at = self.start + self.filled;
-            if let Some(room) = self.memory.get_mut(at..at + now.len()) {
-                room.copy_from_slice(now);
+            // A block that is aligned already needs no copy.
+            let is_between = self.gathered.as_ref().is_none_or(Block::is_empty);
+            if is_between && bytes.len() >= BLOCK_BYTES && is_aligned(bytes) {
+                let (now, later) = bytes.split_at(BLOCK_BYTES);
+                self.append(now)?;
+                bytes = later;
+                continue;
             }
-            self.filled += now.len();
-            bytes = later;
-            if self.filled == BLOCK_BYTES {
+            let gathered = self.gathered.get_or_insert_default();
+            let taken = gathered.fill(bytes);
+            bytes = bytes.get(taken..).unwrap_or_default();
+            if gathered.is_full() {
                 self.flush()?;
             }
         }
@@ -95,16 +160,25 @@ impl DirectFile {
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        let mut written = 0;
-        let filled = core::mem::take(&mut self.filled);
-        while self.is_direct && written < filled {
-            let left = self.memory.get(self.start + written..self.start + filled);
-            match self.file.write(left.unwrap_or_default()) {
+        let Some(mut gathered) = self.gathered.take() else {
+            return Ok(());
+        };
+        let appended = self.append(gathered.bytes());
+        gathered.memory.truncate(gathered.start);
+        self.gathered = Some(gathered);
+        appended
+    }
+
+    /// Writes bytes that are aligned in memory, unless the file is an ordinary one by now.
+    fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let mut left = bytes;
+        while self.is_direct && !left.is_empty() {
+            match self.file.write(left) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(count) => {
-                    written += count;
+                    left = left.get(count..).unwrap_or_default();
                     // A write that was cut short within a block of the device cannot be gone on with like this.
-                    if !written.is_multiple_of(ALIGN_BYTES) {
+                    if !(bytes.len() - left.len()).is_multiple_of(ALIGN_BYTES) {
                         self.leave_direct()?;
                     }
                 }
@@ -114,8 +188,7 @@ impl DirectFile {
                 Err(error) => return Err(error),
             }
         }
-        let left = self.memory.get(self.start + written..self.start + filled);
-        self.file.write_all(left.unwrap_or_default())
+        self.file.write_all(left)
     }
 }
 
@@ -213,6 +286,29 @@ mod tests {
                 assert_eq!(read, [wanted.as_slice(), b"end"].concat(), "{length}");
             }
         }
+    }
+
+    #[test]
+    fn what_is_aligned_already_is_written_from_where_it_is() {
+        let wanted = bytes(2 * BLOCK_BYTES + 100);
+        let mut file = DirectFile::new(tempfile::tempfile().unwrap());
+        let mut rest = wanted.as_slice();
+        while !rest.is_empty() {
+            let mut block = Block::new();
+            assert!(block.is_empty() && !block.is_full());
+            let (first, second) = (block.fill(&rest[..1]), block.fill(&rest[1..]));
+            rest = &rest[first + second..];
+            let (memory, range) = block.into_part();
+            assert!(is_aligned(&memory[range.clone()]));
+            let is_whole = range.len() == BLOCK_BYTES;
+            file.write(&memory[range]).unwrap();
+            assert_eq!(file.gathered.is_none(), is_whole);
+        }
+        let mut file = file.finish().unwrap();
+        file.rewind().unwrap();
+        let mut read = Vec::new();
+        file.read_to_end(&mut read).unwrap();
+        assert!(read == wanted);
     }
 
     #[test]

@@ -7,10 +7,12 @@ use core::time::Duration;
 use http::{Method, StatusCode};
 use http_body_util::BodyExt as _;
 use http_body_util::combinators::UnsyncBoxBody;
+use onggi_object_wire::body::BodyHash;
 use onggi_object_wire::head::{self, HeadError};
 use onggi_object_wire::{Place, Resource};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use std::sync::Arc;
 use tokio::sync::mpsc;
 
 /// Why a body could not be read to its end.
@@ -77,7 +79,12 @@ pub enum CallBody {
     /// All of it in memory, proven by a hash in the signature.
     Whole(Bytes),
     /// Pieces as they come, proven by the tail that must end them.
-    Stream(mpsc::Receiver<Piece>),
+    Stream {
+        /// The pieces.
+        pieces: mpsc::Receiver<Piece>,
+        /// Whether their sender hashes them and says at the end what came of it: a node in the same process need not.
+        is_hashed: bool,
+    },
 }
 
 /// A piece of a streamed body.
@@ -85,8 +92,13 @@ pub enum CallBody {
 pub enum Piece {
     /// Some bytes.
     Bytes(Bytes),
-    /// The end: the tail, encoded. A stream that ends without it was given up, and the node forgets it.
-    Finish(Vec<u8>),
+    /// The end. A stream that ends without it was given up, and the node forgets it.
+    Finish {
+        /// The tail, encoded.
+        tail: Vec<u8>,
+        /// The hashes of the bytes, where they were promised. They do not leave the process.
+        hash: Option<Arc<BodyHash>>,
+    },
 }
 
 /// What a node answered.

@@ -115,7 +115,7 @@ impl HttpClient {
         let (length, body) = match &call.body {
             CallBody::None => (Some(0), BodyProof::of(&[])),
             CallBody::Whole(bytes) => (Some(bytes.len() as u64), BodyProof::of(bytes)),
-            CallBody::Stream(_) => (None, BodyProof::Tail),
+            CallBody::Stream { .. } => (None, BodyProof::Tail),
         };
         let head = head::to_text(&call.head);
         let signed = Signed {
@@ -133,7 +133,7 @@ impl HttpClient {
             .header(http::header::HOST, &place.address)
             .header(head::AUTHORIZATION, &signature.header)
             .header(head::HEAD, head);
-        if matches!(call.body, CallBody::Stream(_)) {
+        if matches!(call.body, CallBody::Stream { .. }) {
             // hyper sends only the trailers this header announces.
             request = request.header(http::header::TRAILER, ANNOUNCED_TRAILERS);
         }
@@ -144,7 +144,7 @@ impl HttpClient {
             CallBody::Whole(bytes) => Full::new(bytes)
                 .map_err(|never: Infallible| match never {})
                 .boxed_unsync(),
-            CallBody::Stream(pieces) => Streamed {
+            CallBody::Stream { pieces, .. } => Streamed {
                 pieces,
                 signature,
                 is_finished: false,
@@ -157,7 +157,7 @@ impl HttpClient {
     }
 
     async fn send(&self, place: &Place, call: Call) -> Result<Answer, CallError> {
-        let is_stream = matches!(call.body, CallBody::Stream(_));
+        let is_stream = matches!(call.body, CallBody::Stream { .. });
         let limit = call.answer_within.unwrap_or(self.timeouts.answer);
         let request = self.request(place, call)?;
         let pool = self.pool(&place.address);
@@ -266,7 +266,7 @@ impl HttpBody for Streamed {
         let frame = match self.pieces.poll_recv(context) {
             Poll::Pending => return Poll::Pending,
             Poll::Ready(Some(Piece::Bytes(bytes))) => Ok(Frame::data(bytes)),
-            Poll::Ready(Some(Piece::Finish(tail))) => {
+            Poll::Ready(Some(Piece::Finish { tail, .. })) => {
                 self.is_finished = true;
                 self.trailers(&tail).map(Frame::trailers)
             }

@@ -23,5 +23,5 @@ pub use connect::Connect;
 pub use http_client::{HttpClient, Timeouts};
 pub use limiter::Limiter;
 pub use nodes::Nodes;
-pub use put_stream::PutStream;
+pub use put_stream::{HashedPut, PutStream};
 pub use transport::{LocalNodes, Transport};

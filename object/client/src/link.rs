@@ -73,7 +73,7 @@ pub(crate) fn takes(call: &Call) -> bool {
     let is_short = match &call.body {
         CallBody::None => true,
         CallBody::Whole(bytes) => bytes.len() <= link::BODY_BYTES_MAX,
-        CallBody::Stream(_) => false,
+        CallBody::Stream { .. } => false,
     };
     let is_frequent = match call.resource {
         Resource::Object | Resource::Reservation => true,
@@ -301,7 +301,7 @@ impl Link {
             head: &call.head,
             body: match &call.body {
                 CallBody::Whole(bytes) => bytes,
-                CallBody::None | CallBody::Stream(_) => &[],
+                CallBody::None | CallBody::Stream { .. } => &[],
             },
         };
         {

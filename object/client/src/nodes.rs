@@ -3,7 +3,7 @@
 use crate::answer::{ContainerAnswer, GetAnswer, InfoAnswer, ListAnswer, WriteAnswer};
 use crate::call::{Call, CallBody, CallError, NodeClient};
 use crate::http_client::Timeouts;
-use crate::put_stream::{PIECES_MAX, PutStream};
+use crate::put_stream::{HashedPut, PIECES_MAX, PutStream};
 use bytes::Bytes;
 use http::{Method, StatusCode};
 use onggi_object_model::{AccountEntry, AccountInfo, ContainerInfo, ObjectEntry, ObjectRecord};
@@ -83,12 +83,13 @@ impl Nodes {
         WriteAnswer::from_answer(self.client.call(place, call).await?).await
     }
 
-    /// Begins to store an object whose bytes will come.
+    /// Begins to store an object whose bytes will come, and whose hashes the sender will tell.
     ///
     /// # Errors
     /// When the head is too long to send.
-    pub fn begin_put_object(&self, place: &Place, put: &Put) -> Result<PutStream, CallError> {
-        self.stream(place, Resource::Object, put)
+    pub fn begin_put_object(&self, place: &Place, put: &Put) -> Result<HashedPut, CallError> {
+        self.begin(place, Resource::Object, put, true)
+            .map(HashedPut)
     }
 
     /// Begins any PUT with a streamed body.
@@ -101,8 +102,22 @@ impl Nodes {
         resource: Resource,
         head: &H,
     ) -> Result<PutStream, CallError> {
+        self.begin(place, resource, head, false)
+    }
+
+    fn begin<H: Serialize>(
+        &self,
+        place: &Place,
+        resource: Resource,
+        head: &H,
+        is_hashed: bool,
+    ) -> Result<PutStream, CallError> {
         let (pieces, receiver) = mpsc::channel(PIECES_MAX);
-        let call = Call::new(Method::PUT, resource, head)?.with_body(CallBody::Stream(receiver));
+        let body = CallBody::Stream {
+            pieces: receiver,
+            is_hashed,
+        };
+        let call = Call::new(Method::PUT, resource, head)?.with_body(body);
         let (client, place) = (Arc::clone(&self.client), place.clone());
         let address = place.address.clone();
         let answer = tokio::spawn(async move { client.call(&place, call).await });

@@ -66,7 +66,7 @@ impl Transport {
     async fn send(&self, place: &Place, call: Call) -> Result<crate::Answer, CallError> {
         let limit = call.answer_within.unwrap_or(self.http.timeouts().answer);
         if let Some(node) = self.local.find(&place.address) {
-            if matches!(call.body, CallBody::Stream(_)) {
+            if matches!(call.body, CallBody::Stream { .. }) {
                 return node.call(place, call).await;
             }
             let late = |_elapsed| CallError::TimedOut {

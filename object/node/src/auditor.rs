@@ -2,6 +2,7 @@
 //! bring a good copy.
 
 use crate::disks::Disk;
+use crate::passes::repeat;
 use crate::progress::Progress;
 use crate::server::Node;
 use core::sync::atomic::Ordering;
@@ -21,24 +22,18 @@ impl Node {
         if bytes_per_second == 0 {
             return;
         }
-        loop {
-            tokio::select! {
-                () = tokio::time::sleep(interval) => {}
-                () = drain.requested() => return,
-            }
-            for disk in self.disks.serving() {
-                tokio::select! {
-                    () = self.audit_disk(disk, Some(bytes_per_second)) => {}
-                    () = drain.requested() => return,
-                }
-            }
-        }
+        let pass = || self.audit_all(Some(bytes_per_second));
+        repeat(interval, &drain, pass).await;
     }
 
     /// Audits everything once, as fast as it goes.
     pub async fn audit_once(&self) {
+        self.audit_all(None).await;
+    }
+
+    async fn audit_all(&self, bytes_per_second: Option<u64>) {
         for disk in self.disks.serving() {
-            self.audit_disk(disk, None).await;
+            self.audit_disk(disk, bytes_per_second).await;
         }
     }
 

@@ -7,6 +7,7 @@
 //! stamp of its bytes, which wins over these and over nothing later.
 
 use crate::disks::{Disk, DiskError};
+use crate::passes::repeat;
 use crate::progress::Progress;
 use crate::server::Node;
 use core::sync::atomic::Ordering;
@@ -88,16 +89,8 @@ impl Node {
         if options.rate == 0 {
             return;
         }
-        loop {
-            tokio::select! {
-                () = tokio::time::sleep(options.interval) => {}
-                () = drain.requested() => return,
-            }
-            tokio::select! {
-                () = self.search_all(options, Duration::from_secs(1) / options.rate) => {}
-                () = drain.requested() => return,
-            }
-        }
+        let pass = || self.search_all(options, Duration::from_secs(1) / options.rate);
+        repeat(options.interval, &drain, pass).await;
     }
 
     /// One pass over all devices, as fast as it goes.

@@ -7,6 +7,7 @@
 //! clocks may differ.
 
 use crate::disks::{Disk, DiskError};
+use crate::passes::repeat;
 use crate::push::Peer;
 use crate::rings::{Rings, place};
 use crate::server::Node;
@@ -44,16 +45,10 @@ struct Candidate {
 impl Node {
     /// Makes passes until the drain begins.
     pub async fn expire(self: Arc<Self>, interval: Duration, delay: Duration, drain: Drain) {
-        loop {
-            tokio::select! {
-                () = tokio::time::sleep(interval) => {}
-                () = drain.requested() => return,
-            }
-            tokio::select! {
-                _ = self.expire_once(delay) => {}
-                () = drain.requested() => return,
-            }
-        }
+        let pass = || async {
+            self.expire_once(delay).await;
+        };
+        repeat(interval, &drain, pass).await;
     }
 
     /// Deletes what is due on all devices, once; how many objects.

@@ -24,6 +24,7 @@ mod moves;
 mod object;
 pub mod options;
 mod pace;
+mod passes;
 pub mod progress;
 mod push;
 mod quick;

@@ -239,8 +239,8 @@ impl Node {
             head: Some(call.head.into()),
             body: match call.body {
                 CallBody::None => Received::Whole(Bytes::new()),
-                CallBody::Whole(bytes) => Received::Whole(bytes),
-                CallBody::Stream(pieces) => Received::Pieces(pieces),
+                CallBody::Whole(bytes) => Received::Here(bytes),
+                CallBody::Stream { pieces, is_hashed } => Received::Pieces { pieces, is_hashed },
             },
             answer_max: None,
         };

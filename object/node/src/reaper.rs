@@ -14,6 +14,7 @@
 mod contents;
 
 use crate::disks::{Disk, DiskError};
+use crate::passes::repeat;
 use crate::progress::Progress;
 use crate::quorum::Copies;
 use crate::server::Node;
@@ -92,16 +93,8 @@ impl Node {
         if options.rate == 0 {
             return;
         }
-        loop {
-            tokio::select! {
-                () = tokio::time::sleep(options.interval) => {}
-                () = drain.requested() => return,
-            }
-            tokio::select! {
-                () = self.reap_all(options.delay, Some(options.rate)) => {}
-                () = drain.requested() => return,
-            }
-        }
+        let pass = || self.reap_all(options.delay, Some(options.rate));
+        repeat(options.interval, &drain, pass).await;
     }
 
     /// One pass over the accounts of all devices, as fast as it goes.

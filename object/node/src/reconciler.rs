@@ -11,6 +11,7 @@
 mod moving;
 
 use crate::disks::{Disk, DiskError};
+use crate::passes::repeat;
 use crate::server::Node;
 use core::sync::atomic::Ordering;
 use core::time::Duration;
@@ -56,16 +57,8 @@ impl Node {
         if options.rate == 0 {
             return;
         }
-        loop {
-            tokio::select! {
-                () = tokio::time::sleep(options.interval) => {}
-                () = drain.requested() => return,
-            }
-            tokio::select! {
-                () = self.reconcile_all(Some(options.rate)) => {}
-                () = drain.requested() => return,
-            }
-        }
+        let pass = || self.reconcile_all(Some(options.rate));
+        repeat(options.interval, &drain, pass).await;
     }
 
     /// One pass over the notes of all devices, as fast as it goes.

@@ -37,7 +37,7 @@ use onggi_object_model::{
 use onggi_object_ring::{HashSecrets, NewDevice, PartPower, Ring, RingBuilder};
 use onggi_object_wire::object::{BUFFERED_BYTES_MAX, Delete, Get, Put, Tail, Which};
 use onggi_object_wire::replication::Scope;
-use onggi_object_wire::{ClusterKeys, Place, Root, account, container};
+use onggi_object_wire::{ClusterKeys, Place, Resource, Root, account, container};
 use std::path::PathBuf;
 use std::sync::Arc;
 use tempfile::TempDir;
@@ -364,7 +364,7 @@ impl Cluster {
                 .await
                 .unwrap();
         }
-        let stream = self.nodes.begin_put_object(place, &put).unwrap();
+        let stream = self.nodes.stream(place, Resource::Object, &put).unwrap();
         for piece in body.chunks(50_000) {
             stream.send(Bytes::copy_from_slice(piece)).await.unwrap();
         }

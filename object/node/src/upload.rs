@@ -8,6 +8,7 @@ use http_body_util::BodyExt as _;
 use onggi_common_service::http::{Body, Response, collect};
 use onggi_object_client::Piece;
 use onggi_object_device::{Finished, ObjectKey, Upload};
+use onggi_object_wire::Root;
 use onggi_object_wire::auth::Pending;
 use onggi_object_wire::head;
 use onggi_object_wire::object::{BUFFERED_BYTES_MAX, Tail};
@@ -23,10 +24,16 @@ const FRAMES_MAX: usize = 1_024;
 pub(crate) enum Received {
     /// Over HTTP, proven by its request's signature.
     Signed { body: Body, pending: Pending },
-    /// Whole, over a link, whose frames are sealed, or from this process.
+    /// Whole, over a link, whose frames are sealed.
     Whole(Bytes),
+    /// Whole, from this process: what it hashes to has been found here, too.
+    Here(Bytes),
     /// In pieces from this process.
-    Pieces(mpsc::Receiver<Piece>),
+    Pieces {
+        pieces: mpsc::Receiver<Piece>,
+        /// Whether it will be said at the end what they hash to.
+        is_hashed: bool,
+    },
 }
 
 impl Received {
@@ -43,9 +50,9 @@ impl Received {
                 prove(pending.verify_body(&bytes))?;
                 Ok(bytes)
             }
-            Self::Whole(bytes) if bytes.len() <= bytes_max => Ok(bytes),
-            Self::Whole(_) => Err(respond::bad_request(&"a body that is too long")),
-            Self::Pieces(_) => Err(respond::bad_request(&"a body in pieces")),
+            Self::Whole(bytes) | Self::Here(bytes) if bytes.len() <= bytes_max => Ok(bytes),
+            Self::Whole(_) | Self::Here(_) => Err(respond::bad_request(&"a body that is too long")),
+            Self::Pieces { .. } => Err(respond::bad_request(&"a body in pieces")),
         }
     }
 
@@ -57,8 +64,8 @@ impl Received {
     pub(crate) fn is_streamed(&self) -> bool {
         match self {
             Self::Signed { pending, .. } => pending.has_tail(),
-            Self::Whole(_) => false,
-            Self::Pieces(_) => true,
+            Self::Whole(_) | Self::Here(_) => false,
+            Self::Pieces { .. } => true,
         }
     }
 
@@ -72,8 +79,9 @@ impl Received {
     ) -> Result<(Finished, Tail), Response> {
         let (finished, tail) = match (self.is_streamed(), tail) {
             (false, Some(tail)) => {
+                let known = matches!(self, Self::Here(_)).then_some(tail.root);
                 let bytes = self.whole(BUFFERED_BYTES_MAX).await?;
-                (small(disk, key, bytes).await?, tail)
+                (small(disk, key, bytes, known).await?, tail)
             }
             (true, None) => self.stream(disk, key, length).await?,
             (false, None) => return Err(respond::bad_request(&"a body without a tail")),
@@ -96,13 +104,20 @@ impl Received {
             .call(move |device| device.begin_upload(key, length))
             .await;
         let upload = begun.map_err(|error| respond::disk_error("beginning a PUT", &error))?;
-        let (upload, tail_bytes) = match self {
-            Self::Signed { body, pending } => signed(disk, upload, body, pending).await?,
-            Self::Pieces(pieces) => pieces_of(disk, upload, pieces).await?,
-            Self::Whole(_) => return Err(respond::bad_request(&"a body that is no stream")),
+        let (finished, tail) = match self {
+            Self::Signed { body, pending } => {
+                let (upload, tail) = signed(disk, upload, body, pending).await?;
+                (upload.finish(), tail)
+            }
+            Self::Pieces { pieces, is_hashed } => {
+                pieces_of(disk, upload, pieces, is_hashed).await?
+            }
+            Self::Whole(_) | Self::Here(_) => {
+                return Err(respond::bad_request(&"a body that is no stream"));
+            }
         };
-        let tail = head::decode(Some(&tail_bytes)).map_err(|error| respond::bad_request(&error))?;
-        Ok((upload.finish(), tail))
+        let tail = head::decode(Some(&tail)).map_err(|error| respond::bad_request(&error))?;
+        Ok((finished, tail))
     }
 }
 
@@ -139,13 +154,25 @@ async fn pieces_of(
     disk: &Disk,
     upload: Upload,
     mut pieces: mpsc::Receiver<Piece>,
-) -> Result<(Upload, Vec<u8>), Response> {
+    is_hashed: bool,
+) -> Result<(Finished, Vec<u8>), Response> {
+    let upload = if is_hashed { upload.unhashed() } else { upload };
     let mut gathering = Gathering::new(upload);
     while let Some(piece) = pieces.recv().await {
-        match piece {
-            Piece::Bytes(bytes) => gathering = gathering.add(disk, bytes).await?,
-            Piece::Finish(tail) => return Ok((gathering.finish(disk).await?, tail)),
-        }
+        let (tail, hash) = match piece {
+            Piece::Bytes(bytes) => {
+                gathering = gathering.add(disk, bytes).await?;
+                continue;
+            }
+            Piece::Finish { tail, hash } => (tail, hash.filter(|_| is_hashed)),
+        };
+        let upload = gathering.finish(disk).await?;
+        let finished = match hash {
+            Some(hash) => upload.finish_as(&hash),
+            None => (!is_hashed).then(|| upload.finish()),
+        };
+        let finished = finished.ok_or_else(|| respond::bad_request(&"hashes of another body"))?;
+        return Ok((finished, tail));
     }
     Err(respond::bad_request(&"a body that was given up"))
 }
@@ -211,8 +238,13 @@ fn prove(proven: Result<(), onggi_object_wire::Refusal>) -> Result<(), Early> {
     })
 }
 
-async fn small(disk: &Disk, key: ObjectKey, bytes: Bytes) -> Result<Finished, Response> {
-    if let Some(finished) = Finished::small(disk.device(), key, &bytes) {
+async fn small(
+    disk: &Disk,
+    key: ObjectKey,
+    bytes: Bytes,
+    known: Option<Root>,
+) -> Result<Finished, Response> {
+    if let Some(finished) = Finished::small(disk.device(), key, &bytes, known) {
         return Ok(finished);
     }
     let taken = disk.call(move |device| {

@@ -1,13 +1,14 @@
 //! Objects: what handlers of all methods share.
 
 pub(crate) mod answer;
+pub(crate) mod arriving;
 mod change;
 mod conditional;
 pub(crate) mod get;
 pub(crate) mod put;
 pub(crate) mod reading;
 mod stream;
-mod tag;
+pub(crate) mod tag;
 
 use crate::calls::{Calls, boxed};
 use crate::fault::Fault;

@@ -11,6 +11,7 @@ use crate::middleware::encryption::Encryption;
 use crate::middleware::filters::Filters;
 use crate::middleware::temp_url::{Scope, TempUrl};
 use crate::middleware::{domain_remap, endpoints, etag_quoter, form_post};
+use crate::object::tag::Hashers;
 use crate::options::{Options, Parts};
 use crate::relay;
 use crate::rings::RingsError;
@@ -43,6 +44,7 @@ pub(crate) struct Core {
     pub(crate) encryption: Encryption,
     pub(crate) sync: ContainerSync,
     pub(crate) entropy: Arc<dyn Entropy>,
+    pub(crate) hashers: Arc<Hashers>,
 }
 
 /// The front door.
@@ -89,6 +91,7 @@ impl Proxy {
                 encryption,
                 sync: ContainerSync::new(options.container_sync),
                 entropy: Arc::clone(&parts.entropy),
+                hashers: Arc::default(),
             }),
             verifier: parts.verifier,
             clock: parts.clock,

@@ -178,7 +178,9 @@ async fn a_small_put_is_signed_whole_and_its_connection_is_used_again() {
 #[tokio::test]
 async fn a_streamed_put_ends_with_a_proven_tail() {
     let (stub, place) = stub().await;
-    let stream = nodes().begin_put_object(&place, &put(None, None)).unwrap();
+    let stream = nodes()
+        .stream(&place, Resource::Object, &put(None, None))
+        .unwrap();
     let piece = Bytes::from(vec![7; 100_000]);
     for _ in 0..20 {
         stream.send(piece.clone()).await.unwrap();
@@ -192,7 +194,9 @@ async fn a_streamed_put_ends_with_a_proven_tail() {
 async fn a_put_given_up_never_looks_whole() {
     let (stub, place) = stub().await;
     let nodes = nodes();
-    let stream = nodes.begin_put_object(&place, &put(None, None)).unwrap();
+    let stream = nodes
+        .stream(&place, Resource::Object, &put(None, None))
+        .unwrap();
     stream.send(Bytes::from_static(b"half")).await.unwrap();
     drop(stream);
     let put = put(Some(3), Some(tail(b"jar")));

@@ -2,14 +2,19 @@
 
 use super::requests::put_head;
 use super::{Cluster, keys, object_path, pattern, timeouts};
+use bytes::Bytes;
 use core::sync::atomic::{AtomicBool, Ordering};
 use core::time::Duration;
+use http_body_util::BodyExt as _;
 use onggi_common_host::{SystemClock, SystemEntropy};
-use onggi_object_client::{CallError, GetAnswer, LocalNodes, Nodes, Timeouts, Transport};
+use onggi_object_client::{
+    CallError, GetAnswer, LocalNodes, Nodes, Timeouts, Transport, WriteAnswer,
+};
 use onggi_object_model::PolicyIndex;
+use onggi_object_wire::body::BodyHash;
 use onggi_object_wire::link::PREFACE;
 use onggi_object_wire::object::{Get, Which};
-use onggi_object_wire::{ClusterKeys, Place};
+use onggi_object_wire::{ChunkHasher, ClusterKeys, Place};
 use std::io;
 use std::sync::Arc;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, copy_bidirectional};
@@ -227,4 +232,62 @@ async fn a_connection_on_which_nothing_comes_is_left_for_a_new_one() {
     tap.is_frozen.store(false, Ordering::Relaxed);
     let there = nodes.head_object(&tap.place, &get("o")).await.unwrap();
     assert!(matches!(there, GetAnswer::Found { .. }), "{there:?}");
+}
+
+/// A body is hashed once in a process: the node takes what its sender found, if it is a hash of such a body at all.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_hashed_in_the_process_is_not_hashed_again() {
+    let cluster = Cluster::new().await;
+    let member = &cluster.members[0];
+    let local = Arc::new(LocalNodes::default());
+    local.add(&member.options.address, member.node.clone().unwrap());
+    let clock = Arc::new(SystemClock::new());
+    let transport = Transport::new(keys(), clock, &SystemEntropy, timeouts(), local);
+    let nodes = Nodes::new(Arc::new(transport), timeouts());
+    let place = Place {
+        address: member.options.address.clone(),
+        device: "d1".parse().unwrap(),
+    };
+    let body = pattern(700_000);
+    let (hash, other) = (hash_of(&body), hash_of(&body[1..]));
+    let without_chunks = BodyHash {
+        hashes: Vec::new(),
+        ..hash.clone()
+    };
+    let other_root = BodyHash {
+        root: other.root,
+        ..hash.clone()
+    };
+    for (name, told, is_taken) in [
+        ("own", hash.clone(), true),
+        ("shorter", other, false),
+        ("without-chunks", without_chunks, false),
+        ("other-root", other_root, false),
+    ] {
+        let mut head = put_head(&object_path(name));
+        let mut tail = head.tail.take().unwrap();
+        head.length = Some(body.len() as u64);
+        (tail.length, tail.root) = (hash.length, hash.root);
+        let stream = nodes.begin_put_object(&place, &head).unwrap();
+        for piece in body.chunks(300_000) {
+            stream.send(Bytes::copy_from_slice(piece)).await.unwrap();
+        }
+        let answer = stream.finish(&tail, Arc::new(told)).await.unwrap();
+        let is_written = matches!(answer, WriteAnswer::Written { .. });
+        assert_eq!(is_written, is_taken, "{name}: {answer:?}");
+        let found = nodes.get_object(&place, &get(name)).await.unwrap();
+        match found {
+            GetAnswer::Found { body: found, .. } if is_taken => {
+                let bytes = found.collect().await.unwrap().to_bytes();
+                assert!(bytes == body);
+            }
+            found => assert!(!is_taken, "{name}: {found:?}"),
+        }
+    }
+}
+
+fn hash_of(body: &[u8]) -> BodyHash {
+    let mut hasher = ChunkHasher::new();
+    hasher.update(body);
+    hasher.finish()
 }

@@ -96,7 +96,7 @@ async fn a_streamed_put_settles_its_stamp_at_its_end() {
         tail: None,
         ..put_head(&path)
     };
-    let stream = cluster.nodes.begin_put_object(home, &head).unwrap();
+    let stream = cluster.nodes.stream(home, Resource::Object, &head).unwrap();
     for piece in body.chunks(50_000) {
         stream.send(Bytes::copy_from_slice(piece)).await.unwrap();
     }

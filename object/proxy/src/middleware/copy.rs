@@ -3,7 +3,7 @@
 use super::symlink;
 use super::versions::VERSION_ID;
 use crate::fault::{Fault, set, set_named};
-use crate::object::put::is_empty;
+use crate::object::arriving::is_empty;
 use crate::proxy::Asking;
 use crate::subrequest::{self, Trusted, bare, is_true, parameter, set_query, text};
 use http::request::Parts as Head;

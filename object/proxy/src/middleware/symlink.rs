@@ -1,7 +1,7 @@
 //! Symlinks: objects without bytes that lead to another object, whatever it is (dynamic) or one of a known tag (static).
 
 use crate::fault::{Fault, set, set_named};
-use crate::object::put::is_empty;
+use crate::object::arriving::is_empty;
 use crate::proxy::Asking;
 use crate::subrequest::{
     AnsweredBy, Answering, Stamped, Trusted, bare, parameter, set_query, text,

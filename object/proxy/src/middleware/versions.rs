@@ -464,7 +464,7 @@ impl Asking {
         body: Body,
     ) -> Result<Response, Fault> {
         let length = text(&head.headers, "content-length").unwrap_or("0");
-        if length.trim() != "0" || !crate::object::put::is_empty(body).await? {
+        if length.trim() != "0" || !crate::object::arriving::is_empty(body).await? {
             return Err(Fault::BadRequest(
                 "PUT version-id requests require a zero byte body".to_owned(),
             ));

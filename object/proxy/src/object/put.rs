@@ -1,29 +1,26 @@
 //! PUT of objects: bytes in, hashes beside, N copies out.
 
+use super::arriving::{Arrived, Arriving, Beginning};
 use super::change::{STAMPS_MAX, is_settled};
 use super::conditional::{Change, LEAD};
 use super::stream::Fan;
-use super::tag::Tag;
 use super::write_reply;
 use crate::driver;
 use crate::fault::{Fault, set};
-use crate::middleware::encryption::encrypt;
 use crate::proxy::Core;
 use crate::subrequest::{Stamped, is_true, text};
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::request::Parts as Head;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
-use http_body_util::BodyExt as _;
-use onggi_common_service::http::{Body, Response, Stalled, empty, full};
+use onggi_common_service::http::{Body, Response, empty, full};
 use onggi_common_units::Timestamp;
 use onggi_object_client::WriteAnswer;
-use onggi_object_encryption::Sealing;
 use onggi_object_model::limits::OBJECT_BYTES_MAX;
 use onggi_object_model::precondition::last_modified;
-use onggi_object_model::{Etag, Metadata, ObjectPath, ObjectRecord, PolicyIndex};
+use onggi_object_model::{Metadata, ObjectPath, ObjectRecord, PolicyIndex};
 use onggi_object_replica::{Consistency, Failure, Outcome};
-use onggi_object_wire::object::{BUFFERED_BYTES_MAX, Commit, Put, Tail, Which};
-use onggi_object_wire::{ChunkHasher, Place, Root};
+use onggi_object_wire::Place;
+use onggi_object_wire::object::{Commit, Put, Which};
 use std::sync::Arc;
 
 /// The last second an object can expire at.
@@ -46,102 +43,6 @@ pub(super) struct NewObject {
     pub(super) stamped: Option<Timestamp>,
     /// What a conditional PUT expects, and its token.
     pub(super) commit: Option<Commit>,
-}
-
-/// A body on its way in: every byte is hashed for the client as it comes, and for the nodes as they get it.
-struct Arriving {
-    body: Body,
-    tag: Tag,
-    chunks: ChunkHasher,
-    sealing: Option<Sealing>,
-}
-
-/// A body that came whole.
-pub(super) struct Arrived {
-    /// The MD5 of what the client sent.
-    etag: Etag,
-    /// What nodes are told.
-    pub(super) tail: Tail,
-}
-
-impl Arriving {
-    fn new(body: Body, sealing: Option<Sealing>) -> Self {
-        Self {
-            body,
-            tag: Tag::new(),
-            chunks: ChunkHasher::new(),
-            sealing,
-        }
-    }
-
-    /// The next bytes as they are stored; `None` at the end.
-    async fn next(&mut self) -> Result<Option<Bytes>, Fault> {
-        loop {
-            let frame = match self.body.frame().await {
-                None => return Ok(None),
-                Some(Ok(frame)) => frame,
-                Some(Err(error)) if error.is::<Stalled>() => return Err(Fault::RequestTimeout),
-                Some(Err(_)) => return Err(Fault::ClientDisconnect),
-            };
-            let Ok(bytes) = frame.into_data() else {
-                continue;
-            };
-            if bytes.is_empty() {
-                continue;
-            }
-            self.tag.add(&bytes).await?;
-            let bytes = match &mut self.sealing {
-                None => bytes,
-                Some(sealing) => encrypt(sealing, bytes),
-            };
-            self.chunks.update(&bytes);
-            if self.chunks.length() > OBJECT_BYTES_MAX {
-                return Err(Fault::TooLarge);
-            }
-            return Ok(Some(bytes));
-        }
-    }
-
-    /// The first bytes, until there are more than fit one message; whether that is all of them.
-    async fn begin(&mut self) -> Result<(Bytes, bool), Fault> {
-        let mut first = BytesMut::new();
-        while first.len() <= BUFFERED_BYTES_MAX {
-            match self.next().await? {
-                Some(bytes) => first.extend_from_slice(&bytes),
-                None => return Ok((first.freeze(), true)),
-            }
-        }
-        Ok((first.freeze(), false))
-    }
-
-    async fn finish(self) -> Result<Arrived, Fault> {
-        let hash = self.chunks.finish();
-        let etag = self.tag.finish().await?;
-        let (kept, system) = match self.sealing {
-            None => (etag, Metadata::default()),
-            Some(sealing) => (stand_in(&hash.root), sealing.finish(&etag)),
-        };
-        let tail = Tail {
-            length: hash.length,
-            etag: kept,
-            root: hash.root,
-            system,
-            settled: None,
-        };
-        Ok(Arrived { etag, tail })
-    }
-}
-
-/// What nodes keep in the place of an encrypted body's MD5, which they must not know: the beginning of the root that they
-/// check the bytes against. Nobody is shown it.
-fn stand_in(root: &Root) -> Etag {
-    let digest = root.as_bytes().first_chunk();
-    digest.map_or(Etag::EMPTY, |digest| Etag::new(*digest))
-}
-
-/// Whether a request has no body.
-pub(crate) async fn is_empty(body: Body) -> Result<bool, Fault> {
-    Ok(Arriving::new(body, None).next().await?.is_none())
 }
 
 /// An answer that says nothing but its status; Swift's 202 has a page.
@@ -298,9 +199,8 @@ impl Core {
     ) -> Result<Response, Fault> {
         let (metadata, system) = (&mut new.metadata, &mut new.system);
         let sealing = self.encryption.seal_new(&new.path, metadata, system)?;
-        let mut arriving = Arriving::new(body, sealing);
-        let (first, is_all) = arriving.begin().await?;
-        if is_all {
+        let mut arriving = Arriving::new(body, sealing, &self.hashers);
+        if let Beginning::Whole(first) = arriving.begin().await? {
             let arrived = arriving.finish().await?;
             check_etag(&new, &arrived)?;
             if let Some(claim) = new.commit {
@@ -322,8 +222,7 @@ impl Core {
         }
         let timestamp = self.stamp_of(&new);
         let mut fan = Fan::open(self, &new, timestamp)?;
-        fan.send(first).await?;
-        while let Some(bytes) = arriving.next().await? {
+        while let Some(bytes) = arriving.next_block().await? {
             fan.send(bytes).await?;
         }
         let mut arrived = arriving.finish().await?;
@@ -334,7 +233,7 @@ impl Core {
         let (held, settled) = self.reserve_for_stream(&new, request).await?.unzip();
         let timestamp = settled.map_or(timestamp, |settled| settled.timestamp);
         arrived.tail.settled = settled;
-        let (outcome, answers) = fan.finish(&arrived.tail).await;
+        let (outcome, answers) = fan.finish(&arrived.tail, &arrived.hash).await;
         if let (Some(held), Outcome::Stored { .. }) = (held, outcome) {
             held.keep();
         }

@@ -13,11 +13,13 @@ use crate::proxy::Core;
 use bytes::Bytes;
 use core::time::Duration;
 use onggi_common_units::Timestamp;
-use onggi_object_client::{CallError, PutStream, WriteAnswer};
+use onggi_object_client::{CallError, HashedPut, WriteAnswer};
 use onggi_object_replica::{Failure, Outcome, Put as Machine, PutStep, Reply};
 use onggi_object_ring::DeviceId;
 use onggi_object_wire::Place;
+use onggi_object_wire::body::BodyHash;
 use onggi_object_wire::object::Tail;
+use std::sync::Arc;
 use tokio::time::Instant;
 
 /// Bytes kept to be sent again to a handoff.
@@ -35,7 +37,7 @@ struct Writer {
     member: Member,
     opened: Duration,
     told: Vec<Place>,
-    stream: PutStream,
+    stream: HashedPut,
 }
 
 /// One body on its way to several nodes.
@@ -224,7 +226,11 @@ impl<'a> Fan<'a> {
     }
 
     /// Ends the body everywhere and waits until the write is acknowledged or lost.
-    pub(super) async fn finish(self, tail: &Tail) -> (Outcome, Vec<WriteAnswer>) {
+    pub(super) async fn finish(
+        self,
+        tail: &Tail,
+        hash: &Arc<BodyHash>,
+    ) -> (Outcome, Vec<WriteAnswer>) {
         let mut machine = Machine::new(&self.primaries, self.cluster.consistency);
         let (is_commit, told) = (tail.settled.is_some(), self.writers.len());
         let classify = if is_commit { commit_reply } else { write_reply };
@@ -236,8 +242,11 @@ impl<'a> Fan<'a> {
             } else {
                 machine.on_handoff_sent(member.id);
             }
-            let tail = tail.clone();
-            calls.add(member, boxed(async move { stream.finish(&tail).await }));
+            let (tail, hash) = (tail.clone(), Arc::clone(hash));
+            calls.add(
+                member,
+                boxed(async move { stream.finish(&tail, hash).await }),
+            );
         }
         let mut outcome = None;
         for id in gone {

@@ -1,125 +1,320 @@
 //! The MD5 of a body, made beside whatever else happens to its bytes.
 //!
-//! MD5 knows no parallel form, and at 0.7 GB/s it is what a long PUT would wait for most. So of a long body it is made on
-//! threads that may block, of some of the bytes at a time, while the next ones are received and sent on.
+//! MD5 knows no parallel form, and at 0.7 to 0.9 GB/s it is what a long PUT would wait for most. So of a long body it is made
+//! on a thread that may block while the next bytes are received and sent on, and that thread takes all bodies that come at
+//! the same time beside each other: sixteen of them cost little more than one.
 
 use crate::fault::Fault;
 use bytes::Bytes;
-use md5::{Digest as _, Md5};
+use onggi_object_md5::{Job, LANES_MAX, Md5, advance};
 use onggi_object_model::Etag;
 use onggi_object_wire::object::BUFFERED_BYTES_MAX;
-use tokio::task::JoinHandle;
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::sync::Semaphore;
 
-/// So many bytes are worth a hop to another thread. Twice as many are held.
-const GATHER_BYTES: usize = 512 << 10;
-/// So many pieces at most are held for that: a client that sends a byte at a time makes each of them one.
-const PIECES_MAX: usize = 1_024;
+/// Bytes of a body that are hashed where they come: a hop to another thread costs more.
+const HERE_BYTES_MAX: usize = BUFFERED_BYTES_MAX;
+/// Pieces of a body that wait for the thread or are with it.
+const PIECES_MAX: u32 = 3;
+/// Threads that hash. One takes sixteen bodies at several GB/s in all.
+const THREADS_MAX: usize = 4;
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The threads that hash long bodies. They are there while there is something to hash.
+#[derive(Debug, Default)]
+pub(crate) struct Hashers(Mutex<Waiting>);
+
+#[derive(Debug, Default)]
+struct Waiting {
+    streams: VecDeque<Arc<Stream>>,
+    threads: usize,
+}
+
+/// A body that is hashed.
+#[derive(Debug)]
+struct Stream {
+    going: Mutex<Going>,
+    /// One for each piece that may be added; all are there when all bytes are taken.
+    room: Semaphore,
+}
+
+#[derive(Debug)]
+struct Going {
+    md5: Md5,
+    pieces: VecDeque<Bytes>,
+    /// Whether a thread goes on with it, or it waits for one.
+    is_taken: bool,
+}
+
+/// What one thread is at.
+struct Bench<'a> {
+    hashers: &'a Hashers,
+    jobs: Vec<Job>,
+    /// What each of them is for, and how many pieces it took.
+    streams: Vec<(Arc<Stream>, usize)>,
+    has_ended: bool,
+}
+
+impl Hashers {
+    fn add(self: &Arc<Self>, stream: Arc<Stream>) {
+        let is_wanted = {
+            let mut waiting = lock(&self.0);
+            waiting.streams.push_back(stream);
+            let is_wanted = waiting.threads == 0
+                || (waiting.streams.len() > LANES_MAX && waiting.threads < THREADS_MAX);
+            waiting.threads += usize::from(is_wanted);
+            is_wanted
+        };
+        if is_wanted {
+            let hashers = Arc::clone(self);
+            drop(tokio::task::spawn_blocking(move || hashers.work()));
+        }
+    }
+
+    fn work(&self) {
+        let mut bench = Bench {
+            hashers: self,
+            jobs: Vec::new(),
+            streams: Vec::new(),
+            has_ended: false,
+        };
+        while bench.fill() {
+            advance(&mut bench.jobs);
+            bench.clear();
+        }
+    }
+}
+
+impl Bench<'_> {
+    /// Takes what waits. False when there is nothing to do: then the next body gets a thread of its own.
+    fn fill(&mut self) -> bool {
+        let mut waiting = lock(&self.hashers.0);
+        while self.jobs.len() < LANES_MAX
+            && let Some(stream) = waiting.streams.pop_front()
+        {
+            let job = lock(&stream.going).take();
+            self.jobs.extend(job.map(|(job, pieces)| {
+                self.streams.push((stream, pieces));
+                job
+            }));
+        }
+        self.has_ended = self.jobs.is_empty();
+        waiting.threads -= usize::from(self.has_ended);
+        !self.has_ended
+    }
+
+    /// Gives back what has come to its end, or goes on with what came meanwhile.
+    fn clear(&mut self) {
+        let mut index = 0;
+        while let Some(job) = self.jobs.get(index) {
+            if !job.is_done() {
+                index += 1;
+                continue;
+            }
+            let md5 = self.jobs.swap_remove(index).into_md5();
+            let (stream, pieces) = self.streams.swap_remove(index);
+            let next = {
+                let mut going = lock(&stream.going);
+                going.md5 = md5;
+                going.is_taken = false;
+                going.take()
+            };
+            stream.room.add_permits(pieces);
+            if let Some((job, pieces)) = next {
+                self.jobs.push(job);
+                self.streams.push((stream, pieces));
+            }
+        }
+    }
+}
+
+impl Drop for Bench<'_> {
+    fn drop(&mut self) {
+        if !self.has_ended {
+            // It was cut off: nobody waits in vain for what it had.
+            self.streams
+                .iter()
+                .for_each(|(stream, _)| stream.room.close());
+            lock(&self.hashers.0).threads -= 1;
+        }
+    }
+}
+
+impl Going {
+    /// What there is to do, and in how many pieces.
+    fn take(&mut self) -> Option<(Job, usize)> {
+        let pieces = core::mem::take(&mut self.pieces);
+        let count = pieces.len();
+        self.is_taken = count > 0;
+        self.is_taken
+            .then(|| (Job::new(self.md5.clone(), pieces), count))
+    }
+}
 
 /// The MD5 of the bytes so far.
 pub(super) struct Tag {
-    md5: State,
-    gathered: Vec<Bytes>,
-    bytes: usize,
-    /// Bytes that came in all, up to where a body is long.
-    short: usize,
+    hashers: Arc<Hashers>,
+    state: State,
 }
 
 enum State {
-    Here(Md5),
-    Beside(JoinHandle<Md5>),
-    /// The thread was cut off: there is no tag.
-    Lost,
+    Here { md5: Md5, bytes: usize },
+    Beside(Arc<Stream>),
 }
 
 impl Tag {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(hashers: &Arc<Hashers>) -> Self {
         Self {
-            md5: State::Here(Md5::new()),
-            gathered: Vec::new(),
-            bytes: 0,
-            short: 0,
+            hashers: Arc::clone(hashers),
+            state: State::Here {
+                md5: Md5::new(),
+                bytes: 0,
+            },
         }
     }
 
     /// Takes the next bytes. Waits when it is behind.
-    pub(super) async fn add(&mut self, bytes: &Bytes) -> Result<(), Fault> {
-        if self.short <= BUFFERED_BYTES_MAX
-            && let State::Here(md5) = &mut self.md5
-        {
-            self.short += bytes.len();
-            md5.update(bytes);
-            return Ok(());
-        }
-        self.bytes += bytes.len();
-        self.gathered.push(bytes.clone());
-        if self.bytes < GATHER_BYTES && self.gathered.len() < PIECES_MAX {
-            return Ok(());
-        }
-        let mut md5 = self.so_far().await?;
-        let gathered = core::mem::take(&mut self.gathered);
-        self.bytes = 0;
-        self.md5 = State::Beside(tokio::task::spawn_blocking(move || {
-            for bytes in gathered {
-                md5.update(&bytes);
+    pub(super) async fn add(&mut self, piece: &Bytes) -> Result<(), Fault> {
+        if let State::Here { md5, bytes } = &mut self.state {
+            *bytes += piece.len();
+            if *bytes <= HERE_BYTES_MAX {
+                md5.update(piece);
+                return Ok(());
             }
-            md5
-        }));
+            self.state = State::Beside(Arc::new(Stream {
+                going: Mutex::new(Going {
+                    md5: md5.clone(),
+                    pieces: VecDeque::new(),
+                    is_taken: false,
+                }),
+                room: Semaphore::new(PIECES_MAX as usize),
+            }));
+        }
+        if let State::Beside(stream) = &self.state {
+            stream.room.acquire().await.map_err(cut_off)?.forget();
+            let was_taken = {
+                let mut going = lock(&stream.going);
+                going.pieces.push_back(piece.clone());
+                core::mem::replace(&mut going.is_taken, true)
+            };
+            if !was_taken {
+                self.hashers.add(Arc::clone(stream));
+            }
+        }
         Ok(())
     }
 
-    async fn so_far(&mut self) -> Result<Md5, Fault> {
-        match core::mem::replace(&mut self.md5, State::Lost) {
-            State::Here(md5) => Ok(md5),
-            State::Beside(hashing) => hashing.await.map_err(|error| {
-                tracing::error!(%error, "hashing a body was cut off");
-                Fault::Unavailable
-            }),
-            State::Lost => Err(Fault::Unavailable),
-        }
-    }
-
     /// The MD5 of all of them.
-    pub(super) async fn finish(mut self) -> Result<Etag, Fault> {
-        let mut md5 = self.so_far().await?;
-        for bytes in &self.gathered {
-            md5.update(bytes);
-        }
-        Ok(Etag::new(md5.finalize().into()))
+    pub(super) async fn finish(self) -> Result<Etag, Fault> {
+        let md5 = match self.state {
+            State::Here { md5, .. } => md5,
+            State::Beside(stream) => {
+                drop(
+                    stream
+                        .room
+                        .acquire_many(PIECES_MAX)
+                        .await
+                        .map_err(cut_off)?,
+                );
+                lock(&stream.going).md5.clone()
+            }
+        };
+        Ok(Etag::new(md5.finish()))
     }
+}
+
+fn cut_off(_closed: tokio::sync::AcquireError) -> Fault {
+    tracing::error!("hashing a body was cut off");
+    Fault::Unavailable
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn body(length: usize, seed: u8) -> Bytes {
+        let bytes = (0..=250_u8).map(|byte| byte ^ seed).cycle();
+        bytes.take(length).collect()
+    }
+
+    async fn tag_of(hashers: Arc<Hashers>, whole: Bytes, piece: usize) -> Etag {
+        let mut tag = Tag::new(&hashers);
+        for start in (0..whole.len()).step_by(piece) {
+            let end = whole.len().min(start + piece);
+            tag.add(&whole.slice(start..end)).await.unwrap();
+        }
+        tag.finish().await.unwrap()
+    }
+
     #[tokio::test]
     async fn the_tag_is_that_of_all_bytes_in_any_pieces() {
-        let body: Vec<u8> = (0..=250).cycle().take(3_000_001).collect();
-        let body = Bytes::from(body);
-        for length in [0, 1, BUFFERED_BYTES_MAX, GATHER_BYTES + 1, 3_000_001] {
+        let hashers = Arc::new(Hashers::default());
+        for length in [0, 1, HERE_BYTES_MAX, HERE_BYTES_MAX + 1, 3_000_001] {
             for piece in [1_009, 70_000, 1 << 20] {
-                let mut tag = Tag::new();
-                let whole = body.slice(..length);
-                for start in (0..length).step_by(piece) {
-                    let end = length.min(start + piece);
-                    tag.add(&whole.slice(start..end)).await.unwrap();
-                }
-                let expected = Etag::new(Md5::digest(&whole).into());
-                assert_eq!(tag.finish().await.unwrap(), expected, "{length} by {piece}");
+                let whole = body(length, 0);
+                let tag = tag_of(Arc::clone(&hashers), whole.clone(), piece).await;
+                assert_eq!(tag, Etag::new(Md5::of(&whole)), "{length} by {piece}");
             }
+        }
+        let waiting = lock(&hashers.0);
+        assert!(waiting.streams.is_empty());
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn many_bodies_at_once_get_their_own_tags() {
+        let hashers = Arc::new(Hashers::default());
+        let mut tags = tokio::task::JoinSet::new();
+        for seed in 0..60_u8 {
+            let whole = body(200_000 + 10_007 * usize::from(seed), seed);
+            let hashers = Arc::clone(&hashers);
+            tags.spawn(async move {
+                let expected = Etag::new(Md5::of(&whole));
+                let piece = 1_000 + 997 * usize::from(seed);
+                (tag_of(hashers, whole, piece).await, expected)
+            });
+        }
+        while let Some(tag) = tags.join_next().await {
+            let (tag, expected) = tag.unwrap();
+            assert_eq!(tag, expected);
         }
     }
 
     #[tokio::test]
-    async fn no_more_pieces_are_held_than_are_allowed() {
-        let (mut tag, mut most) = (Tag::new(), 0);
-        let body = Bytes::from(vec![7; BUFFERED_BYTES_MAX + 3 * PIECES_MAX]);
-        for at in 0..body.len() {
-            tag.add(&body.slice(at..=at)).await.unwrap();
-            most = most.max(tag.gathered.len());
+    async fn what_is_behind_holds_back_what_comes() {
+        let stream = Arc::new(Stream {
+            going: Mutex::new(Going {
+                md5: Md5::new(),
+                pieces: VecDeque::new(),
+                // As if a thread had it that does not come to it.
+                is_taken: true,
+            }),
+            room: Semaphore::new(PIECES_MAX as usize),
+        });
+        let mut tag = Tag {
+            hashers: Arc::default(),
+            state: State::Beside(Arc::clone(&stream)),
+        };
+        let piece = Bytes::from_static(b"piece");
+        for _ in 0..PIECES_MAX {
+            tag.add(&piece).await.unwrap();
         }
-        assert!(most > 0 && most < PIECES_MAX, "{most}");
-        let expected = Etag::new(Md5::digest(&body).into());
-        assert_eq!(tag.finish().await.unwrap(), expected);
+        let more = tokio::time::timeout(core::time::Duration::from_millis(20), tag.add(&piece));
+        assert!(more.await.is_err());
+        // And when that thread is cut off, nobody waits for it.
+        let hashers = Hashers::default();
+        lock(&hashers.0).threads = 1;
+        drop(Bench {
+            hashers: &hashers,
+            jobs: Vec::new(),
+            streams: vec![(stream, 0)],
+            has_ended: false,
+        });
+        assert_eq!(lock(&hashers.0).threads, 0);
+        assert_eq!(tag.add(&piece).await, Err(Fault::Unavailable));
+        assert_eq!(tag.finish().await, Err(Fault::Unavailable));
     }
 }
