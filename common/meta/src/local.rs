@@ -105,6 +105,14 @@ pub trait Read {
     /// When the table is unknown or the store cannot answer.
     fn get(&self, table: TableName, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError>;
 
+    /// The value of one row as it is stored, past what is kept of rows in memory: for those who look whether it is whole.
+    ///
+    /// # Errors
+    /// When the table is unknown or the store cannot answer.
+    fn get_stored(&self, table: TableName, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        self.get(table, key)
+    }
+
     /// Shows every row of the range, as of one moment, to the visitor, until it breaks.
     ///
     /// # Errors

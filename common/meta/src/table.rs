@@ -14,6 +14,8 @@ use serde::de::DeserializeOwned;
 
 /// The format of the envelope itself.
 pub const ENVELOPE_FORMAT: u8 = 1;
+/// What most rows fit in.
+const USUAL_BYTES: usize = 320;
 const HEADER_BYTES: usize = 3;
 const CHECKSUM_BYTES: usize = 4;
 
@@ -100,7 +102,8 @@ pub enum DecodeError {
 /// Writes a record as a row.
 #[must_use]
 pub fn encode<R: Record>(record: &R) -> Vec<u8> {
-    let mut row = vec![ENVELOPE_FORMAT];
+    let mut row = Vec::with_capacity(USUAL_BYTES);
+    row.push(ENVELOPE_FORMAT);
     row.extend_from_slice(&R::VERSION.to_le_bytes());
     record.encode_payload(&mut row);
     let checksum = crc32c::crc32c(&row);

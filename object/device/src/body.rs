@@ -75,7 +75,7 @@ impl Device {
         };
         let source = match &stored.location {
             Location::Inline => {
-                let value = self.reader().get(BODY, &key.bytes())?;
+                let value = self.reader().get_stored(BODY, &key.bytes())?;
                 let value = value.ok_or_else(|| damaged("its row is missing".to_owned()))?;
                 if Root::of(&value) != body.root {
                     return Err(damaged("it fails its checksum".to_owned()));

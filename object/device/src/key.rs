@@ -97,9 +97,17 @@ pub struct RosterKey {
 
 impl RosterKey {
     pub(crate) fn bytes(&self) -> Vec<u8> {
-        let mut key = Vec::with_capacity(17);
+        self.bytes_and(&[])
+    }
+
+    fn bytes_and(&self, rest: &[&[u8]]) -> Vec<u8> {
+        let length = rest.iter().map(|part| part.len()).sum::<usize>();
+        let mut key = Vec::with_capacity(17 + length);
         key.push(self.kind.byte());
         key.extend_from_slice(self.hash.as_bytes());
+        for part in rest {
+            key.extend_from_slice(part);
+        }
         key
     }
 
@@ -118,27 +126,19 @@ impl RosterKey {
     }
 
     pub(crate) fn record_prefix(&self) -> Vec<u8> {
-        let mut key = self.bytes();
-        key.extend_from_slice(&SHARD);
-        key
+        self.bytes_and(&[&SHARD])
     }
 
     pub(crate) fn record(&self, name: &str) -> Vec<u8> {
-        let mut key = self.record_prefix();
-        key.extend_from_slice(name.as_bytes());
-        key
+        self.bytes_and(&[&SHARD, name.as_bytes()])
     }
 
     pub(crate) fn change(&self, sequence: u64) -> Vec<u8> {
-        let mut key = self.bytes();
-        key.extend_from_slice(&sequence.to_be_bytes());
-        key
+        self.bytes_and(&[&sequence.to_be_bytes()])
     }
 
     pub(crate) fn sync(&self, peer: &[u8; 16]) -> Vec<u8> {
-        let mut key = self.bytes();
-        key.extend_from_slice(peer);
-        key
+        self.bytes_and(&[peer])
     }
 
     /// The slot its digest counts in.
@@ -169,7 +169,8 @@ pub(crate) const fn scope_of(byte: u8, policy: u16) -> Option<Scope> {
 /// A slot's horizon.
 pub(crate) fn horizon_key(scope: Scope, slot: Slot) -> Vec<u8> {
     let (byte, policy) = scope_bytes(scope);
-    let mut key = vec![byte];
+    let mut key = Vec::with_capacity(7);
+    key.push(byte);
     key.extend_from_slice(&policy.to_be_bytes());
     key.extend_from_slice(&slot.number().to_be_bytes());
     key
@@ -186,7 +187,8 @@ pub(crate) fn parse_horizon_key(key: &[u8]) -> Option<(Scope, Slot)> {
 /// A slot's digest of one day.
 pub(crate) fn digest_key(scope: Scope, slot: Slot, day: u16) -> Vec<u8> {
     let (byte, policy) = scope_bytes(scope);
-    let mut key = vec![byte];
+    let mut key = Vec::with_capacity(9);
+    key.push(byte);
     key.extend_from_slice(&policy.to_be_bytes());
     key.extend_from_slice(&slot.number().to_be_bytes());
     key.extend_from_slice(&day.to_be_bytes());

@@ -47,8 +47,10 @@ pub const ALL: [TableName; 11] = [
 
 /// Bodies from this size on go to RocksDB's blob files.
 const BLOBS_FROM: ByteCount = ByteCount::from_kib(2);
-/// Memory of one device's cache of blocks and small bodies.
-const CACHE: ByteCount = ByteCount::from_mib(32);
+/// Memory of one device's cache of blocks.
+const CACHE: ByteCount = ByteCount::from_mib(24);
+/// Memory of the small bodies that are read often. Given back at rest.
+const BODIES_CACHED: ByteCount = ByteCount::from_mib(24);
 /// Memory of the objects' rows that are read often: some forty thousand. Given back at rest.
 const ROWS_CACHED: ByteCount = ByteCount::from_mib(16);
 /// Memory of one device's recent writes.
@@ -70,7 +72,8 @@ pub fn options() -> Options {
     ];
     let mut options = Options::new(&plain)
         .with_rows_cached(OBJECT, ROWS_CACHED)
-        .with_blobs(BODY, BLOBS_FROM);
+        .with_blobs(BODY, BLOBS_FROM)
+        .with_rows_cached(BODY, BODIES_CACHED);
     options.cache = CACHE;
     options.write_buffers = WRITE_BUFFERS;
     options

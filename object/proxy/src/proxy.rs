@@ -3,7 +3,7 @@
 use crate::cache::Cache;
 use crate::capabilities;
 use crate::cluster::Cluster;
-use crate::fault::{Fault, set};
+use crate::fault::Fault;
 use crate::gate;
 use crate::middleware::cname_lookup::{AskedHost, CnameLookup};
 use crate::middleware::container_sync::{self, ContainerSync, Incoming};
@@ -21,11 +21,10 @@ use http::request::Parts as Head;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use onggi_common_host::{Clock, Entropy};
 use onggi_common_identity::{Caller, Verifier, VerifyError};
-use onggi_common_service::Drain;
 use onggi_common_service::http::{Body, Handler, Request, Response, full, said_empty};
+use onggi_common_service::{Drain, telemetry};
 use onggi_object_model::{NameError, PathError, Resource};
 use std::sync::Arc;
-use tracing::Instrument as _;
 
 const TRANS_ID: HeaderName = HeaderName::from_static("x-trans-id");
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-openstack-request-id");
@@ -420,6 +419,14 @@ fn page(kind: &'static str, text: impl Into<bytes::Bytes>) -> Response {
     response
 }
 
+/// Says in an answer which request it is to.
+fn name(headers: &mut HeaderMap, trans_id: &str) {
+    if let Ok(id) = HeaderValue::from_str(trans_id) {
+        headers.insert(TRANS_ID, id.clone());
+        headers.insert(REQUEST_ID, id);
+    }
+}
+
 impl Handler for Proxy {
     async fn handle(&self, request: Request) -> Response {
         let trans_id = self.trans_id(request.headers());
@@ -429,19 +436,17 @@ impl Handler for Proxy {
             .headers()
             .get(header::CONNECTION)
             .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"keep-alive"));
-        let span = tracing::info_span!("request", request_id = %trans_id);
         let started = self.clock.monotonic();
-        let routed = self.route(request).instrument(span.clone()).await;
+        let routed = telemetry::of_request(trans_id.clone(), self.route(request)).await;
         let mut response = routed.unwrap_or_else(|fault| fault.response(method == Method::HEAD));
-        let _entered = span.enter();
         let (status, took) = (
             response.status(),
             self.clock.monotonic().saturating_sub(started),
         );
         if status == StatusCode::SERVICE_UNAVAILABLE {
-            tracing::warn!(%method, %path, "answered 503: too few storage nodes answer");
+            tracing::warn!(%method, %path, request_id = trans_id, "answered 503: too few storage nodes answer");
         }
-        tracing::debug!(%method, %path, status = status.as_u16(), ?took, "answered");
+        tracing::debug!(%method, %path, request_id = trans_id, status = status.as_u16(), ?took, "answered");
         if response.status() == StatusCode::NO_CONTENT {
             // As Swift's answers have it; clients compare.
             let none = HeaderValue::from(0);
@@ -453,8 +458,7 @@ impl Handler for Proxy {
             response.headers_mut().insert(header::CONNECTION, kept);
         }
         gate::outbound(response.headers_mut());
-        set(response.headers_mut(), TRANS_ID, &trans_id);
-        set(response.headers_mut(), REQUEST_ID, &trans_id);
+        name(response.headers_mut(), &trans_id);
         response
     }
 
@@ -462,8 +466,7 @@ impl Handler for Proxy {
         let fault = Fault::PreconditionFailed(PathError::Text.to_string());
         let mut response = fault.response(*method == Method::HEAD);
         let trans_id = self.trans_id(&HeaderMap::new());
-        set(response.headers_mut(), TRANS_ID, &trans_id);
-        set(response.headers_mut(), REQUEST_ID, &trans_id);
+        name(response.headers_mut(), &trans_id);
         Some(response)
     }
 }

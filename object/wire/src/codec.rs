@@ -45,6 +45,9 @@ pub enum CodecError {
     },
 }
 
+/// What most rows fit in.
+const ROW_BYTES: usize = 256;
+
 /// Appends values to a buffer.
 #[derive(Clone, Default)]
 pub struct Writer(Vec<u8>);
@@ -56,10 +59,10 @@ impl fmt::Debug for Writer {
 }
 
 impl Writer {
-    /// An empty buffer.
+    /// An empty buffer, which does not grow for most rows.
     #[must_use]
-    pub const fn new() -> Self {
-        Self(Vec::new())
+    pub fn new() -> Self {
+        Self(Vec::with_capacity(ROW_BYTES))
     }
 
     /// The bytes written.

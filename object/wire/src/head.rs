@@ -21,6 +21,9 @@ pub const REQUEST_ID: &str = "x-onggi-request-id";
 /// Bytes of a head. As base64 and with the other headers it stays below a listener's limit of 64 KiB.
 pub const HEAD_BYTES_MAX: usize = 44 << 10;
 
+/// What most heads fit in.
+const USUAL_BYTES: usize = 512;
+
 /// A head that cannot be sent or read.
 #[derive(Debug, thiserror::Error)]
 pub enum HeadError {
@@ -52,7 +55,9 @@ pub enum HeadError {
 /// # Errors
 /// When it is too long.
 pub fn encode<T: Serialize>(head: &T) -> Result<Vec<u8>, HeadError> {
-    let bytes = postcard::to_stdvec(head).map_err(|source| HeadError::Malformed { source })?;
+    let room = Vec::with_capacity(USUAL_BYTES);
+    let bytes =
+        postcard::to_extend(head, room).map_err(|source| HeadError::Malformed { source })?;
     if bytes.len() > HEAD_BYTES_MAX {
         return Err(HeadError::TooLong { bytes: bytes.len() });
     }

@@ -93,14 +93,17 @@ impl Options {
         self
     }
 
-    /// One more table, of whose rows those that were read last are kept in so much memory.
+    /// A table of whose rows those that were read last are kept in so much memory: one that is named already, or one more.
     #[must_use]
     pub fn with_rows_cached(mut self, name: TableName, size: ByteCount) -> Self {
-        self.tables.push(TableOptions {
-            name,
-            blobs_from: None,
-            rows_cached: Some(size),
-        });
+        match self.tables.iter_mut().find(|table| table.name == name) {
+            Some(table) => table.rows_cached = Some(size),
+            None => self.tables.push(TableOptions {
+                name,
+                blobs_from: None,
+                rows_cached: Some(size),
+            }),
+        }
         self
     }
 }
@@ -115,6 +118,8 @@ pub struct RocksStore {
     blobs: Vec<garbage::Blobs>,
     tables: Vec<TableName>,
     rows: Vec<RowCache>,
+    /// The cache of blocks, and how many bytes it takes.
+    cache: (Cache, usize),
     /// The last write when the store was tended last.
     tended: AtomicU64,
     looks_at_rest: AtomicU32,
@@ -145,16 +150,15 @@ impl RocksStore {
             let detail = format!("it no longer knows table {missing}");
             return Err(damage::damaged(directory, "MANIFEST", detail, None));
         }
-        let cache =
-            Cache::new_lru_cache(usize::try_from(options.cache.bytes()).unwrap_or(usize::MAX));
+        let cache_bytes = usize::try_from(options.cache.bytes()).unwrap_or(usize::MAX);
+        let cache = Cache::new_lru_cache(cache_bytes);
         let open = || {
             let descriptors = names.iter().map(|name| {
                 let declared = options
                     .tables
                     .iter()
                     .find(|table| table.name.as_str() == name);
-                let blobs_from = declared.and_then(|table| table.blobs_from);
-                ColumnFamilyDescriptor::new(name, table_options(&cache, blobs_from))
+                ColumnFamilyDescriptor::new(name, table_options(&cache, declared))
             });
             DB::open_cf_descriptors(&db_options, &db_path, descriptors)
                 .map_err(|error| damage::open_error(directory, error))
@@ -178,6 +182,7 @@ impl RocksStore {
         let on_disk = torn::Watermark::new(db.latest_sequence_number());
         Ok(Self {
             db,
+            cache: (cache, cache_bytes),
             on_disk,
             tended: AtomicU64::new(0),
             looks_at_rest: AtomicU32::new(0),
@@ -265,8 +270,12 @@ impl RocksStore {
             self.looks_at_rest.store(0, Ordering::Relaxed);
             return Ok(());
         }
-        if self.looks_at_rest.fetch_add(1, Ordering::Relaxed) < REST_LOOKS {
+        let looks = self.looks_at_rest.fetch_add(1, Ordering::Relaxed);
+        if looks < REST_LOOKS {
             return Ok(());
+        }
+        if looks == REST_LOOKS {
+            self.empty_cache();
         }
         let mut options = FlushOptions::default();
         options.set_wait(false);
@@ -281,6 +290,19 @@ impl RocksStore {
             }
         }
         Ok(())
+    }
+
+    /// Gives the memory of the cache of blocks back. What is wanted again fills it again.
+    fn empty_cache(&self) {
+        let (cache, bytes) = &self.cache;
+        let mut cache = cache.clone();
+        cache.set_capacity(0);
+        cache.set_capacity(*bytes);
+    }
+
+    #[cfg(test)]
+    pub(super) fn blocks_cached(&self) -> usize {
+        self.cache.0.get_usage()
     }
 
     fn stage(&self, batch: &Batch) -> Result<WriteBatch, StoreError> {
@@ -400,7 +422,7 @@ fn database_options(options: &Options, is_new: bool) -> rocksdb::Options {
     db
 }
 
-fn table_options(cache: &Cache, blobs_from: Option<ByteCount>) -> rocksdb::Options {
+fn table_options(cache: &Cache, declared: Option<&TableOptions>) -> rocksdb::Options {
     let mut blocks = BlockBasedOptions::default();
     blocks.set_block_cache(cache);
     blocks.set_bloom_filter(10.0, false);
@@ -409,13 +431,17 @@ fn table_options(cache: &Cache, blobs_from: Option<ByteCount>) -> rocksdb::Optio
     let mut table = rocksdb::Options::default();
     table.set_block_based_table_factory(&blocks);
     table.set_compression_type(DBCompressionType::Lz4);
-    if let Some(size) = blobs_from {
+    if let Some(declared) = declared
+        && let Some(size) = declared.blobs_from
+    {
         table.set_enable_blob_files(true);
         table.set_min_blob_size(size.bytes());
         // Blob files go as a whole: smaller ones give back the space of deleted values sooner.
         table.set_blob_file_size(64 << 20);
-        // The same budget as for blocks.
-        table.set_blob_cache(cache);
+        // The same budget as for blocks. What is kept as it is needs no second copy.
+        if declared.rows_cached.is_none() {
+            table.set_blob_cache(cache);
+        }
         // Switched on while there is garbage to collect.
         table.set_enable_blob_gc(false);
     }
@@ -457,6 +483,14 @@ impl Read for RocksStore {
                 .map_err(|error| self.failed("reading", error))
         };
         Ok(self.get_through(table, key, read)?.flatten())
+    }
+
+    fn get_stored(&self, table: TableName, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        let mut options = ReadOptions::default();
+        options.fill_cache(false);
+        self.db
+            .get_cf_opt(self.table(table)?, key, &options)
+            .map_err(|error| self.failed("reading", error))
     }
 
     fn visit(

@@ -23,6 +23,7 @@ fn options() -> Options {
     Options::new(&[])
         .with_rows_cached(JARS, ByteCount::from_kib(64))
         .with_blobs(LIDS, ByteCount::new(BLOB_BYTES))
+        .with_rows_cached(LIDS, ByteCount::from_kib(512))
 }
 
 fn open(directory: &Path) -> RocksStore {
@@ -459,6 +460,34 @@ fn values_are_copied_out_of_blob_files_only_when_there_is_garbage_beside_them() 
             Some(&value)
         );
     }
+}
+
+#[test]
+fn the_cache_of_blocks_is_given_back_at_rest_and_used_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    for number in 0..2_000_u32 {
+        put(&store, &number.to_be_bytes(), &[7; 500]);
+    }
+    store.compact(JARS, &KeyRange::all()).unwrap();
+    let read = || {
+        let all = Limit::rows(10_000);
+        let page = store.scan(JARS, &KeyRange::all(), Order::Ascending, all);
+        assert_eq!(page.unwrap().rows.len(), 2_000);
+        store.blocks_cached()
+    };
+    let full = read();
+    assert!(full > 10_000, "{full}");
+    store.tend().unwrap();
+    assert_eq!(store.blocks_cached(), full);
+    for _ in 0..7 {
+        store.tend().unwrap();
+    }
+    assert!(store.blocks_cached() < full / 4);
+    assert_eq!(read(), full);
+    // Once is enough: who reads without writing has it from then on.
+    store.tend().unwrap();
+    assert_eq!(store.blocks_cached(), full);
 }
 
 #[test]

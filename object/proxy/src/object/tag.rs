@@ -96,18 +96,19 @@ impl Bench<'_> {
         while self.jobs.len() < LANES_MAX
             && let Some(stream) = waiting.streams.pop_front()
         {
-            let job = lock(&stream.going).take();
-            self.jobs.extend(job.map(|(job, pieces)| {
-                self.streams.push((stream, pieces));
-                job
-            }));
+            let (md5, pieces) = {
+                let mut going = lock(&stream.going);
+                (going.md5.clone(), core::mem::take(&mut going.pieces))
+            };
+            self.streams.push((stream, pieces.len()));
+            self.jobs.push(Job::new(md5, pieces));
         }
         self.has_ended = self.jobs.is_empty();
         waiting.threads -= usize::from(self.has_ended);
         !self.has_ended
     }
 
-    /// Gives back what has come to its end, or goes on with what came meanwhile.
+    /// Gives back what has come to its end. What came for it meanwhile waits for its turn behind the others.
     fn clear(&mut self) {
         let mut index = 0;
         while let Some(job) = self.jobs.get(index) {
@@ -117,16 +118,15 @@ impl Bench<'_> {
             }
             let md5 = self.jobs.swap_remove(index).into_md5();
             let (stream, pieces) = self.streams.swap_remove(index);
-            let next = {
+            let goes_on = {
                 let mut going = lock(&stream.going);
                 going.md5 = md5;
-                going.is_taken = false;
-                going.take()
+                going.is_taken = !going.pieces.is_empty();
+                going.is_taken
             };
             stream.room.add_permits(pieces);
-            if let Some((job, pieces)) = next {
-                self.jobs.push(job);
-                self.streams.push((stream, pieces));
+            if goes_on {
+                lock(&self.hashers.0).streams.push_back(stream);
             }
         }
     }
@@ -141,17 +141,6 @@ impl Drop for Bench<'_> {
                 .for_each(|(stream, _)| stream.room.close());
             lock(&self.hashers.0).threads -= 1;
         }
-    }
-}
-
-impl Going {
-    /// What there is to do, and in how many pieces.
-    fn take(&mut self) -> Option<(Job, usize)> {
-        let pieces = core::mem::take(&mut self.pieces);
-        let count = pieces.len();
-        self.is_taken = count > 0;
-        self.is_taken
-            .then(|| (Job::new(self.md5.clone(), pieces), count))
     }
 }
 
@@ -280,6 +269,39 @@ mod tests {
         while let Some(tag) = tags.join_next().await {
             let (tag, expected) = tag.unwrap();
             assert_eq!(tag, expected);
+        }
+    }
+
+    #[tokio::test]
+    async fn nobody_waits_for_those_who_always_have_more() {
+        let hashers = Arc::new(Hashers::default());
+        // This is the thread, and there are to be no others.
+        lock(&hashers.0).threads = THREADS_MAX;
+        let mut bench = Bench {
+            hashers: &hashers,
+            jobs: Vec::new(),
+            streams: Vec::new(),
+            has_ended: false,
+        };
+        let piece = body(2 * HERE_BYTES_MAX, 0);
+        let mut tags: Vec<Tag> = (0..=LANES_MAX).map(|_| Tag::new(&hashers)).collect();
+        let is_idle = |tag: &Tag| match &tag.state {
+            State::Beside(stream) => !lock(&stream.going).is_taken,
+            State::Here { .. } => true,
+        };
+        for tag in &mut tags {
+            tag.add(&piece).await.unwrap();
+        }
+        let mut rounds = 0;
+        while !is_idle(&tags[LANES_MAX]) {
+            assert!(bench.fill());
+            for tag in &mut tags[..LANES_MAX] {
+                tag.add(&piece).await.unwrap();
+            }
+            advance(&mut bench.jobs);
+            bench.clear();
+            rounds += 1;
+            assert!(rounds < 5, "the last one never has its turn");
         }
     }
 

@@ -132,6 +132,28 @@ fn m3_a_flipped_byte_in_a_blob_file_is_an_error_when_it_is_read() {
 }
 
 #[test]
+fn m3_damage_below_a_row_that_is_kept_in_memory_is_found_by_who_looks_for_it() {
+    let dir = filled();
+    let store = open(dir.path());
+    let key = [b'a', 7];
+    let value = store.get(LIDS, &key).unwrap();
+    assert_eq!(value.as_deref(), Some([7; 2_000].as_slice()));
+    assert_eq!(store.get_stored(LIDS, &key).unwrap(), value);
+    // In place: the store has the file open.
+    let blob = std::fs::OpenOptions::new()
+        .write(true)
+        .open(file(&dir, ".blob"))
+        .unwrap();
+    let length = blob.metadata().unwrap().len();
+    for at in (1_000..length - 1_000).step_by(500) {
+        std::os::unix::fs::FileExt::write_all_at(&blob, b"?", at).unwrap();
+    }
+    assert_eq!(store.get(LIDS, &key).unwrap(), value);
+    let error = store.get_stored(LIDS, &key).unwrap_err();
+    assert!(matches!(error, StoreError::Damaged { .. }), "{error}");
+}
+
+#[test]
 fn m3_a_flipped_byte_in_the_manifest_is_an_error_that_names_it() {
     let dir = filled();
     let manifest = file(&dir, "MANIFEST");
