@@ -119,7 +119,7 @@ impl VolumeCheck {
             if !is_right {
                 let is_empty = found.iter().all(|byte| *byte == 0);
                 let seen = match number_in(found) {
-                    Some(number) => format!("what looks like operation {number}"),
+                    Some(number) => parts(found, lba, number, touches),
                     None if is_empty => "zeros".to_owned(),
                     None => "garbage".to_owned(),
                 };
@@ -136,6 +136,19 @@ impl VolumeCheck {
 }
 
 /// The operation a sector names.
+/// What a sector that begins as an operation wrote it consists of.
+fn parts(found: &[u8], lba: u64, number: u64, touches: &[Touch]) -> String {
+    let begun = content(number, lba);
+    let Some(at) = found.iter().zip(&begun).position(|(a, b)| a != b) else {
+        return format!("operation {number}");
+    };
+    let rest_of = |touch: &&Touch| content(touch.operation(), lba).get(at..) == found.get(at..);
+    match touches.iter().find(rest_of) {
+        Some(rest) => format!("operation {number} up to byte {at} and {rest:?} behind it"),
+        None => format!("what looks like operation {number} up to byte {at}"),
+    }
+}
+
 fn number_in(sector: &[u8]) -> Option<u64> {
     let number = u64::from_le_bytes(*sector.first_chunk()?);
     number.checked_sub(1)

@@ -1,3 +1,5 @@
+//! MD5 beside the portable code, in pieces and beside each other.
+
 use super::*;
 use bytes::Bytes;
 use md5::{Digest as _, Md5 as Portable};

@@ -1,3 +1,5 @@
+//! Lanes beside each other, and one by one.
+
 use super::*;
 
 fn blocks(count: usize, seed: u8) -> Vec<Block> {

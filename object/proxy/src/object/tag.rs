@@ -6,15 +6,15 @@
 
 use crate::fault::Fault;
 use bytes::Bytes;
+use onggi_common_host::direct::BLOCK_BYTES;
 use onggi_object_md5::{Job, LANES_MAX, Md5, advance};
 use onggi_object_model::Etag;
-use onggi_object_wire::object::BUFFERED_BYTES_MAX;
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::Semaphore;
 
-/// Bytes of a body that are hashed where they come: a hop to another thread costs more.
-const HERE_BYTES_MAX: usize = BUFFERED_BYTES_MAX;
+/// Less than this of a body is hashed where it comes: a hop to another thread gains nothing.
+const BESIDE_FROM: usize = BLOCK_BYTES;
 /// Pieces of a body that wait for the thread or are with it.
 const PIECES_MAX: u32 = 3;
 /// Threads that hash. One takes sixteen bodies at several GB/s in all.
@@ -170,7 +170,7 @@ impl Tag {
     pub(super) async fn add(&mut self, piece: &Bytes) -> Result<(), Fault> {
         if let State::Here { md5, bytes } = &mut self.state {
             *bytes += piece.len();
-            if *bytes <= HERE_BYTES_MAX {
+            if *bytes < BESIDE_FROM {
                 md5.update(piece);
                 return Ok(());
             }
@@ -242,7 +242,7 @@ mod tests {
     #[tokio::test]
     async fn the_tag_is_that_of_all_bytes_in_any_pieces() {
         let hashers = Arc::new(Hashers::default());
-        for length in [0, 1, HERE_BYTES_MAX, HERE_BYTES_MAX + 1, 3_000_001] {
+        for length in [0, 1, BESIDE_FROM - 1, BESIDE_FROM, 3_000_001] {
             for piece in [1_009, 70_000, 1 << 20] {
                 let whole = body(length, 0);
                 let tag = tag_of(Arc::clone(&hashers), whole.clone(), piece).await;
@@ -258,7 +258,7 @@ mod tests {
         let hashers = Arc::new(Hashers::default());
         let mut tags = tokio::task::JoinSet::new();
         for seed in 0..60_u8 {
-            let whole = body(200_000 + 10_007 * usize::from(seed), seed);
+            let whole = body(500_000 + 30_007 * usize::from(seed), seed);
             let hashers = Arc::clone(&hashers);
             tags.spawn(async move {
                 let expected = Etag::new(Md5::of(&whole));
@@ -283,7 +283,7 @@ mod tests {
             streams: Vec::new(),
             has_ended: false,
         };
-        let piece = body(2 * HERE_BYTES_MAX, 0);
+        let piece = body(BESIDE_FROM, 0);
         let mut tags: Vec<Tag> = (0..=LANES_MAX).map(|_| Tag::new(&hashers)).collect();
         let is_idle = |tag: &Tag| match &tag.state {
             State::Beside(stream) => !lock(&stream.going).is_taken,
