@@ -109,6 +109,28 @@ macro_rules! compress {
     };
 }
 
+/// Runs in lanes. Those that are left over hash the first stream once more, for nothing.
+#[cfg(target_arch = "x86_64")]
+fn in_lanes<'a, const LANES: usize>(runs: &[&'a [Block]]) -> [&'a [Block]; LANES] {
+    let mut lanes = [runs.first().copied().unwrap_or_default(); LANES];
+    for (lane, run) in lanes.iter_mut().zip(runs) {
+        *lane = run;
+    }
+    lanes
+}
+
+/// From a state in each lane to a word of all states in each row.
+#[cfg(target_arch = "x86_64")]
+fn columns<const LANES: usize>(states: &[State]) -> [[u32; LANES]; 4] {
+    let mut columns = [[0; LANES]; 4];
+    for (lane, state) in states.iter().enumerate() {
+        for (column, word) in columns.iter_mut().zip(state) {
+            column[lane] = *word;
+        }
+    }
+    columns
+}
+
 /// The words of a block.
 #[cfg(target_arch = "x86_64")]
 #[inline]

@@ -16,20 +16,9 @@ type V = __m256i;
 /// Up to eight streams. Lanes that are left over hash the first stream once more, for nothing.
 #[target_feature(enable = "avx2")]
 pub(super) fn many(states: &mut [State], runs: &[&[Block]]) {
-    let Some((first, count)) = runs.first().map(|run| (*run, run.len())) else {
-        return;
-    };
-    let mut lanes = [first; LANES];
-    for (lane, run) in lanes.iter_mut().zip(runs) {
-        *lane = run;
-    }
-    let mut columns = [[0; LANES]; 4];
-    for (lane, state) in states.iter().enumerate() {
-        for (column, word) in columns.iter_mut().zip(state) {
-            column[lane] = *word;
-        }
-    }
-    let [a, b, c, d] = &columns;
+    let lanes: [_; LANES] = super::in_lanes(runs);
+    let count = lanes[0].len();
+    let [a, b, c, d] = &super::columns(states);
     let mut vectors = [gather(a), gather(b), gather(c), gather(d)];
     for at in 0..count {
         let mut rows = [[0; LANES]; 16];

@@ -23,20 +23,9 @@ pub(super) fn one(state: &mut State, blocks: &[Block]) {
 #[target_feature(enable = "avx512f,avx512vl")]
 pub(super) fn many(states: &mut [State], runs: &[&[Block]]) {
     use wide::{LANES, compress, gather, spread, transpose};
-    let Some((first, count)) = runs.first().map(|run| (*run, run.len())) else {
-        return;
-    };
-    let mut lanes = [first; LANES];
-    for (lane, run) in lanes.iter_mut().zip(runs) {
-        *lane = run;
-    }
-    let mut columns = [[0; LANES]; 4];
-    for (lane, state) in states.iter().enumerate() {
-        for (column, word) in columns.iter_mut().zip(state) {
-            column[lane] = *word;
-        }
-    }
-    let [a, b, c, d] = &columns;
+    let lanes: [_; LANES] = super::in_lanes(runs);
+    let count = lanes[0].len();
+    let [a, b, c, d] = &super::columns(states);
     let mut vectors = [gather(a), gather(b), gather(c), gather(d)];
     for at in 0..count {
         let mut rows = [gather(&[0; LANES]); LANES];
