@@ -1,12 +1,14 @@
 //! POST and DELETE of objects.
 
-use super::conditional::Change;
+use super::conditional::{Change, LEAD};
 use super::{delete_reply, write_reply};
+use crate::clock::HybridClock;
 use crate::driver;
 use crate::fault::Fault;
 use crate::object::put::{expiry, plain};
 use crate::proxy::Core;
 use crate::subrequest::{Stamped, text};
+use core::time::Duration;
 use http::request::Parts as Head;
 use http::{StatusCode, header};
 use onggi_common_service::http::Response;
@@ -19,7 +21,19 @@ use onggi_object_wire::object::{Commit, Delete, Post, Which};
 use std::sync::Arc;
 
 /// How often a write is tried again above what it met.
-pub(super) const STAMPS_MAX: usize = 4;
+const STAMPS_MAX: u32 = 8;
+/// How far ahead of the clock the last of them is stamped.
+pub(super) const LEAD_MAX: Duration = LEAD.saturating_mul(STAMPS_MAX);
+
+/// The stamps under which a write without a condition is tried. Racers reserve a key a little ahead of the clock, or right
+/// above what they have met, and refuse what is below: each of these is further ahead than the last, so that a stream of
+/// racers does not keep the write out for ever.
+pub(super) fn stamps(clock: &HybridClock) -> impl Iterator<Item = Timestamp> + '_ {
+    (0..STAMPS_MAX).map(|tries| match tries {
+        0 => clock.write_stamp(),
+        _ => clock.ahead(LEAD.saturating_mul(tries)),
+    })
+}
 
 /// Whether so many nodes have a write or a newer one, so that whatever becomes of it, nothing older is read again.
 pub(super) fn is_settled<'a>(
@@ -77,10 +91,10 @@ impl Core {
         self.row(policy, path).await?;
         self.encryption.seal_metadata(path, &mut metadata)?;
         let mut came_to = Err(Fault::Unavailable);
-        for _ in 0..STAMPS_MAX {
+        for timestamp in stamps(&self.cluster.clock) {
             let base = Post {
                 which: Which::whole(policy, path.clone()),
-                timestamp: self.cluster.clock.write_stamp(),
+                timestamp,
                 content_type: content_type.clone(),
                 metadata: metadata.clone(),
                 listing: Vec::new(),
@@ -106,7 +120,10 @@ impl Core {
                 .write(&replicas, &told, send, write_reply)
                 .await;
             match written.outcome {
-                Outcome::Stored { .. } => return Ok(plain(StatusCode::ACCEPTED)),
+                Outcome::Stored { .. } => {
+                    self.cluster.clock.observe(timestamp);
+                    return Ok(plain(StatusCode::ACCEPTED));
+                }
                 Outcome::Failed(Failure::Newer { newest }) => {
                     self.cluster.clock.observe(newest);
                     let answers = written.answers.iter().map(|(_, answer)| answer);
@@ -160,8 +177,8 @@ impl Core {
             self.cluster.clock.observe(at);
         }
         let mut is_superseded = false;
-        for _ in 0..STAMPS_MAX {
-            let timestamp = stamped.unwrap_or_else(|| self.cluster.clock.write_stamp());
+        for timestamp in stamps(&self.cluster.clock) {
+            let timestamp = stamped.unwrap_or(timestamp);
             let base = Delete {
                 which: which.clone(),
                 timestamp,
@@ -192,6 +209,7 @@ impl Core {
                 written.answers.iter().map(|(_, answer)| answer).collect();
             match written.outcome {
                 Outcome::Stored { existed, .. } => {
+                    self.cluster.clock.observe(timestamp);
                     self.list_deletion(&which, timestamp, &answers).await?;
                     return if existed {
                         Ok(plain(StatusCode::NO_CONTENT))
@@ -260,6 +278,7 @@ impl Core {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use onggi_common_host::{SystemClock, SystemEntropy};
 
     #[test]
     fn a_post_that_met_newer_rows_is_superseded_gone_or_unknown() {
@@ -287,6 +306,20 @@ mod tests {
             code(&[&newer, &missing]),
         ] {
             assert!(matches!(unknown, Err(Fault::Unavailable)), "{unknown:?}");
+        }
+    }
+
+    #[test]
+    fn each_attempt_is_stamped_above_what_racers_reserve_meanwhile() {
+        let clock = HybridClock::new(Arc::new(SystemClock::default()), &SystemEntropy);
+        let mut reserved = Timestamp::ZERO;
+        for (tries, stamp) in stamps(&clock).enumerate() {
+            assert!(stamp > reserved || tries == 0, "attempt {tries}");
+            // A racer that has met this attempt goes right above it; one that has not, a little ahead of the clock.
+            let (above, ahead) = (stamp.next(), clock.ahead(LEAD));
+            reserved = above.unwrap_or(stamp).max(ahead);
+            clock.observe(reserved);
+            assert!(stamp <= clock.ahead(LEAD_MAX));
         }
     }
 

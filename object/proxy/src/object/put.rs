@@ -1,8 +1,8 @@
 //! PUT of objects: bytes in, hashes beside, N copies out.
 
 use super::arriving::{Arrived, Arriving, Beginning};
-use super::change::{STAMPS_MAX, is_settled};
-use super::conditional::{Change, LEAD};
+use super::change::{LEAD_MAX, is_settled, stamps};
+use super::conditional::Change;
 use super::stream::Fan;
 use super::write_reply;
 use crate::driver;
@@ -244,7 +244,7 @@ impl Core {
             }
             Outcome::Failed(Failure::Newer { newest })
                 if !is_conditional
-                    && newest <= self.cluster.clock.ahead(LEAD)
+                    && newest <= self.cluster.clock.ahead(LEAD_MAX)
                     && is_settled(&answers, needed) =>
             {
                 // Another write began while this one's bytes came, and stands in its place: as if it had come after this.
@@ -269,8 +269,11 @@ impl Core {
         let told = self.cluster.container(&new.path.container_path()).places();
         let needed = replicas.quorum().writes();
         let mut is_superseded = false;
-        for _ in 0..STAMPS_MAX {
-            let timestamp = self.stamp_of(new);
+        if let Some(at) = new.stamped {
+            self.cluster.clock.observe(at);
+        }
+        for timestamp in stamps(&self.cluster.clock) {
+            let timestamp = new.stamped.unwrap_or(timestamp);
             let base = Put {
                 tail: Some(arrived.tail.clone()),
                 ..new.put(timestamp, Vec::new())
@@ -290,6 +293,7 @@ impl Core {
                 .await;
             match written.outcome {
                 Outcome::Stored { .. } => {
+                    self.cluster.clock.observe(timestamp);
                     let answers: Vec<WriteAnswer> = written
                         .answers
                         .into_iter()
