@@ -12,6 +12,7 @@ use onggi_block_volume::{Owner, OwnerError, Scope};
 use onggi_common_identity::{Caller, Verifier, VerifyError};
 use onggi_common_service::http::{Body, CollectError, collect};
 use serde_json::Value;
+use std::sync::Arc;
 
 /// The header that carries the caller's token.
 const TOKEN: &str = "x-auth-token";
@@ -67,7 +68,7 @@ pub(crate) fn version(headers: &HeaderMap) -> Result<Microversion, Fault> {
 ///
 /// # Errors
 /// 401 without a valid token, 503 while nobody can tell.
-pub(crate) fn authenticate(headers: &HeaderMap, verifier: &Verifier) -> Result<Caller, Fault> {
+pub(crate) fn authenticate(headers: &HeaderMap, verifier: &Verifier) -> Result<Arc<Caller>, Fault> {
     let refused = || {
         let message = "The request you have made requires authentication.";
         Fault::new(FaultKind::Unauthorized, message)

@@ -5,7 +5,12 @@ use crate::keys::{KeyRing, Keys, Purpose};
 use crate::revocation::Revocations;
 use crate::token::{self, Claims, TokenError};
 use onggi_common_host::Clock;
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, PoisonError, RwLock};
+
+/// How many tokens are remembered whose signature was found right. Clients use one many times; where more are in use, all
+/// are forgotten and opened anew.
+const OPENED_MAX: usize = 1_024;
 
 /// Why a token does not serve.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -24,9 +29,16 @@ pub enum VerifyError {
     NotReady,
 }
 
+/// A token whose signature was right. When it ends and whether it was revoked is looked at each time.
+struct Opened {
+    claims: Claims,
+    caller: Arc<Caller>,
+}
+
 /// Verifies tokens.
 pub struct Verifier {
     keys: Keys,
+    opened: RwLock<HashMap<String, Arc<Opened>>>,
     clock: Arc<dyn Clock>,
     revocations: Arc<Revocations>,
 }
@@ -47,6 +59,7 @@ impl Verifier {
     ) -> Self {
         Self {
             keys: ring.derive(Purpose::Tokens),
+            opened: RwLock::default(),
             clock,
             revocations,
         }
@@ -62,9 +75,8 @@ impl Verifier {
     ///
     /// # Errors
     /// When it is not ours, expired, revoked, or no revocation list was had yet.
-    pub fn verify(&self, token: &str) -> Result<Caller, VerifyError> {
-        self.claims(token)
-            .map(|claims| Caller::from_claims(&claims))
+    pub fn verify(&self, token: &str) -> Result<Arc<Caller>, VerifyError> {
+        self.valid(token).map(|opened| Arc::clone(&opened.caller))
     }
 
     /// What a valid token says.
@@ -72,17 +84,40 @@ impl Verifier {
     /// # Errors
     /// As [`Self::verify`].
     pub fn claims(&self, token: &str) -> Result<Claims, VerifyError> {
-        let claims = token::open(token, &self.keys)?;
-        if claims.expires_at <= self.clock.now() {
+        self.valid(token).map(|opened| opened.claims.clone())
+    }
+
+    fn valid(&self, token: &str) -> Result<Arc<Opened>, VerifyError> {
+        let opened = self.open(token)?;
+        if opened.claims.expires_at <= self.clock.now() {
             return Err(VerifyError::Expired);
         }
         if !self.revocations.is_known() {
             return Err(VerifyError::NotReady);
         }
-        if self.revocations.covers(&claims) {
+        if self.revocations.covers(&opened.claims) {
             return Err(VerifyError::Revoked);
         }
-        Ok(claims)
+        Ok(opened)
+    }
+
+    /// The token, its signature checked now or before.
+    fn open(&self, token: &str) -> Result<Arc<Opened>, TokenError> {
+        // Nothing under this lock can panic half-way through a change.
+        let known = self.opened.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(opened) = known.get(token) {
+            return Ok(Arc::clone(opened));
+        }
+        drop(known);
+        let claims = token::open(token, &self.keys)?;
+        let caller = Arc::new(Caller::from_claims(&claims));
+        let opened = Arc::new(Opened { claims, caller });
+        let mut known = self.opened.write().unwrap_or_else(PoisonError::into_inner);
+        if known.len() >= OPENED_MAX {
+            known.clear();
+        }
+        known.insert(token.to_owned(), Arc::clone(&opened));
+        Ok(opened)
     }
 }
 
@@ -128,6 +163,30 @@ mod tests {
         assert_eq!(verifier.verify(&text), Err(VerifyError::Revoked));
         let later = Verifier::with_revocations(&ring, at(1_100), own());
         assert_eq!(later.verify(&text), Err(VerifyError::Expired));
+    }
+
+    #[test]
+    fn more_tokens_than_are_remembered_serve_all_the_same() {
+        let ring = KeyRing::generate(&SystemEntropy);
+        let own = Arc::new(Revocations::own("run".to_owned(), Vec::new()));
+        let verifier = Verifier::with_revocations(&ring, at(1_000), own);
+        let keys = ring.derive(Purpose::Tokens);
+        let user = |number: usize| format!("u{number}");
+        let tokens: Vec<String> = (0..OPENED_MAX + 2)
+            .map(|number| token::sign(&claims(&user(number), "p", 100), &keys).unwrap())
+            .collect();
+        for _ in 0..2 {
+            for (number, token) in tokens.iter().enumerate() {
+                assert_eq!(verifier.verify(token).unwrap().user_id, user(number));
+                // Nearly the same text is not the same token.
+                let other = format!("{token}A");
+                assert!(matches!(
+                    verifier.verify(&other),
+                    Err(VerifyError::Token(_))
+                ));
+            }
+            assert!(verifier.opened.read().unwrap().len() <= OPENED_MAX);
+        }
     }
 
     #[test]

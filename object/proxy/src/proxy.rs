@@ -230,8 +230,8 @@ impl Proxy {
         if let Some(scope) = asking.signed(&resource, &mut request).await? {
             asking.scope = Some(scope);
         } else {
-            asking.caller = self.verify(own.as_deref(), &resource)?.map(Arc::new);
-            asking.service = self.verify(service.as_deref(), &resource)?.map(Arc::new);
+            asking.caller = self.verify(own.as_deref(), &resource)?;
+            asking.service = self.verify(service.as_deref(), &resource)?;
         }
         let by_url = request.extensions.get::<TempUrl>().cloned();
         let by_name = request.extensions.get::<AskedHost>().cloned();
@@ -273,7 +273,11 @@ impl Proxy {
         }
     }
 
-    fn verify(&self, token: Option<&str>, resource: &Resource) -> Result<Option<Caller>, Fault> {
+    fn verify(
+        &self,
+        token: Option<&str>,
+        resource: &Resource,
+    ) -> Result<Option<Arc<Caller>>, Fault> {
         let Some(token) = token else { return Ok(None) };
         match self.verifier.verify(token) {
             Ok(caller) => Ok(Some(caller)),

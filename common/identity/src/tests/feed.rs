@@ -74,7 +74,7 @@ async fn the_feeds_task_keeps_up_by_itself_and_ends_with_the_drain() {
     let (verifier, feed) = other_process(&bench, &bench.ring, &url);
     let token = bench.demo().await;
     let task = tokio::spawn(feed.run(drain.clone()));
-    let wait = async |wanted: fn(&Result<crate::Caller, VerifyError>) -> bool| {
+    let wait = async |wanted: fn(&Result<Arc<crate::Caller>, VerifyError>) -> bool| {
         let check = async {
             while !wanted(&verifier.verify(&token)) {
                 tokio::time::sleep(Duration::from_millis(10)).await;

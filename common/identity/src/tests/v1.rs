@@ -56,8 +56,8 @@ async fn a_user_of_the_store_logs_in_to_its_project() {
     let token = bench.log_in("kim", "pw", "kim-project").await;
     let by_v3 = bench.identity.verifier().verify(&token).unwrap();
     assert_eq!(
-        (by_v1.account, by_v1.groups, by_v1.roles),
-        (by_v3.account, by_v3.groups, by_v3.roles)
+        (&by_v1.account, &by_v1.groups, &by_v1.roles),
+        (&by_v3.account, &by_v3.groups, &by_v3.roles)
     );
 }
 
