@@ -1,5 +1,5 @@
-//! What the page cache holds of a file.
-#![expect(unsafe_code, reason = "a system call that no crate offers")]
+//! What the page cache holds of a file, and what of it is on its way to the disk.
+#![expect(unsafe_code, reason = "system calls that no crate offers")]
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
@@ -51,10 +51,53 @@ pub fn cached_pages(file: impl AsFd, offset: u64, length: u64) -> io::Result<u64
     }
 }
 
+/// Waits until no page of this range of bytes is on its way to the disk. What begins its way meanwhile is not waited for.
+///
+/// Most disks read a page while others may change it: one that is changed just then arrives as a mixture of both, and is
+/// all that is left of what was there before if power goes.
+///
+/// # Errors
+/// When something that was written before did not reach the disk: it is said once, here in place of by the next
+/// fdatasync.
+pub fn await_writeback(file: impl AsFd, offset: u64, length: u64) -> io::Result<()> {
+    let [offset, length] = [offset, length].map(i64::try_from);
+    let (Ok(offset), Ok(length)) = (offset, length) else {
+        return Err(io::ErrorKind::InvalidInput.into());
+    };
+    // SAFETY: takes numbers alone, and the file is open.
+    let returned = unsafe {
+        libc::sync_file_range(
+            file.as_fd().as_raw_fd(),
+            offset,
+            length,
+            libc::SYNC_FILE_RANGE_WAIT_BEFORE,
+        )
+    };
+    if returned == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::io::Write;
+
+    #[test]
+    fn what_is_not_under_way_is_not_waited_for() {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&[7; 16 << 10]).unwrap();
+        await_writeback(&file, 0, 64 << 10).unwrap();
+        let outside = await_writeback(&file, u64::MAX, 1).unwrap_err();
+        assert_eq!(outside.kind(), io::ErrorKind::InvalidInput);
+        let (_reader, writer) = io::pipe().unwrap();
+        assert!(
+            await_writeback(&writer, 0, 1).is_err(),
+            "a pipe has no pages"
+        );
+    }
 
     #[test]
     fn what_was_just_written_is_cached_and_a_hole_is_not() {

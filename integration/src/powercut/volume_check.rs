@@ -1,6 +1,7 @@
 //! The checker of invariant B1: a write that was acknowledged with FUA, or before a SYNCHRONIZE CACHE that was
 //! acknowledged, is there, or a later one to the same sector is; and nothing else is.
 
+use super::log::Log;
 use super::mounted::Mounter;
 use super::replay::Check;
 use super::volume::{
@@ -102,6 +103,27 @@ impl VolumeCheck {
         Ok(())
     }
 
+    /// How many sectors went to the disk, within the region of the volume, as a mixture of several writes: a page of the
+    /// page cache that was changed while the disk read it. Whatever was there before is lost if power goes just then.
+    #[must_use]
+    pub fn torn(&self, log: &Log) -> usize {
+        let writes = log.entries.iter().flat_map(|entry| {
+            let sectors = log.written(entry).chunks(SECTOR_BYTES);
+            (entry.offset..).step_by(SECTOR_BYTES).zip(sectors)
+        });
+        let is_torn = |(offset, found): &(u64, &[u8])| {
+            let Some(lba) = EXTENTS.iter().find_map(|extent| {
+                let within = offset.checked_sub(extent.medium_offset)?;
+                (within < extent.length).then(|| (extent.volume_offset + within) / 512)
+            }) else {
+                return false;
+            };
+            found.iter().any(|byte| *byte != 0)
+                && number_in(found).is_none_or(|number| *found != content(number, lba))
+        };
+        writes.filter(is_torn).count()
+    }
+
     fn check_volume(&self, volume: &[u8]) -> Option<String> {
         let sectors = volume.chunks(SECTOR_BYTES).zip(&self.touches);
         for ((lba, (found, touches)), durable) in (0..).zip(sectors).zip(&self.durable) {
@@ -135,7 +157,6 @@ impl VolumeCheck {
     }
 }
 
-/// The operation a sector names.
 /// What a sector that begins as an operation wrote it consists of.
 fn parts(found: &[u8], lba: u64, number: u64, touches: &[Touch]) -> String {
     let begun = content(number, lba);
@@ -149,6 +170,7 @@ fn parts(found: &[u8], lba: u64, number: u64, touches: &[Touch]) -> String {
     }
 }
 
+/// The operation a sector names.
 fn number_in(sector: &[u8]) -> Option<u64> {
     let number = u64::from_le_bytes(*sector.first_chunk()?);
     number.checked_sub(1)
@@ -319,6 +341,22 @@ mod tests {
             let finding = check.check(&disk).unwrap().unwrap();
             assert!(finding.contains(&format!("sector {lba} ")), "{finding}");
         }
+    }
+
+    #[test]
+    fn a_sector_that_went_to_the_disk_as_a_mixture_is_counted() {
+        let check = VolumeCheck::of_region(5, COUNT).unwrap();
+        let at = |lba| u64::try_from(place_of(lba)).unwrap();
+        let whole = [content(3, 8), content(4, 9), [0; SECTOR_BYTES]].concat();
+        let mut mixture = content(6, 9);
+        mixture[256..].copy_from_slice(&content(4, 9)[256..]);
+        let elsewhere = 8 << 20;
+        let log = Log::of(&[
+            (at(8), 0, &whole),
+            (at(9), 0, &mixture),
+            (elsewhere, 0, &mixture),
+        ]);
+        assert_eq!(check.torn(&log), 1);
     }
 
     #[test]

@@ -220,6 +220,7 @@ impl FileMedium {
         let (mut rest, mut at) = (bytes, at);
         while !rest.is_empty() {
             let step = &rest[..rest.len().min(WRITE_STEP_BYTES)];
+            self.await_writeback(at, length_of(step))?;
             match rustix::io::pwrite(&self.shared.file, step, at) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(count) => {
@@ -262,6 +263,15 @@ impl FileMedium {
                 Err(errno) => return Err(errno.into()),
             }
         }
+    }
+
+    // A page must not be changed while the disk reads it: should power go just then, a sector that was acknowledged as
+    // durable would be a mixture of that and what was on its way.
+    fn await_writeback(&self, at: u64, length: u64) -> io::Result<()> {
+        page_cache::await_writeback(&self.shared.file, at, length).inspect_err(|_| {
+            // What was written before did not reach the disk, which the next flush would not be told again.
+            self.is_poisoned.store(true, Ordering::Release);
+        })
     }
 
     fn write_zeros(&self, piece: Range<u64>) -> io::Result<()> {
