@@ -28,8 +28,11 @@ const LISTINGS: usize = 50;
 const ANSWER_SECONDS_MAX: i64 = 120;
 /// How long clusters have after their start: daemons that begin with all there is have begun then.
 const WARM_UP: Duration = Duration::from_secs(8);
-/// How long a cluster that was stopped has before it is measured.
+/// How long a cluster that was stopped has before it is asked anything.
 const RECOVERY: Duration = Duration::from_secs(1);
+/// How long it is then asked before it is measured, where a workload is one of many short requests: its memory may have been
+/// taken from it meanwhile, and its caches are those of the workload before.
+const LEAD_IN: Duration = Duration::from_secs(1);
 
 /// What `bench objects` is told.
 #[derive(Debug, Clone, clap::Args)]
@@ -285,7 +288,7 @@ impl Side {
             piece: &[],
             times: 1,
         };
-        let (_, count) = drive(&self.contender, load)?;
+        let count = drive(&self.contender, load)?.names;
         ensure!(count == NAMES, "only {count} names were made");
         Ok(())
     }
@@ -310,20 +313,24 @@ impl Side {
         let is_put = load.kind == Kind::Put;
         let contender = &self.contender;
         let before = (contender.written_bytes()?, contender.disk_bytes()?);
-        let cpu = contender.cpu_seconds()?;
-        let begin = Instant::now();
-        let (mut latencies, count) = drive(contender, load)?;
-        let time = begin.elapsed().as_secs_f64();
+        let Driven {
+            mut latencies,
+            names,
+            begun,
+            cpu,
+        } = drive(contender, load)?;
+        let time = begun.elapsed().as_secs_f64();
         let cpu = contender.cpu_seconds()? - cpu;
         ensure!(
-            count > 0 && !latencies.is_empty(),
+            names > 0 && !latencies.is_empty(),
             "not one request was answered"
         );
         let requests = f64::from(u32::try_from(latencies.len())?);
         if is_put {
             let after = (contender.written_bytes()?, contender.disk_bytes()?);
-            self.written.push((after.0 - before.0) / requests);
-            self.stored.push((after.1 - before.1) / requests);
+            let made = f64::from(u32::try_from(names)?);
+            self.written.push((after.0 - before.0) / made);
+            self.stored.push((after.1 - before.1) / made);
         }
         latencies.sort_unstable();
         let at = |share: usize| latencies[(latencies.len() - 1) * share / 100].as_secs_f64() * 1e6;
@@ -333,8 +340,20 @@ impl Side {
             p99: at(99),
             server_cpu: cpu * 1e6 / requests,
         };
-        Ok((measured, count))
+        Ok((measured, names))
     }
+}
+
+/// What a load came to.
+struct Driven {
+    /// Of the requests that were counted.
+    latencies: Vec<Duration>,
+    /// How many names were used.
+    names: usize,
+    /// When counting began.
+    begun: Instant,
+    /// The servers' processor time until then, in seconds.
+    cpu: f64,
 }
 
 /// One client of several.
@@ -344,12 +363,16 @@ struct Client {
     sent: Option<Instant>,
 }
 
-// Sends requests over as many connections as the kind has until the time or the names are over: the latencies, and how many
-// names were used. One thread serves them all: clients that wait for each other's processor would be measured as well.
-fn drive(contender: &Contender, load: Load<'_>) -> Result<(Vec<Duration>, usize)> {
+// Sends requests over as many connections as the kind has until the time or the names are over. One thread serves them all:
+// clients that wait for each other's processor would be measured as well.
+fn drive(contender: &Contender, load: Load<'_>) -> Result<Driven> {
     let Load { kind, .. } = load;
     let mut next = 0;
-    let end = Instant::now() + load.time;
+    let mut begun = Instant::now();
+    let mut cpu = contender.cpu_seconds()?;
+    let mut is_counted = kind.clients() == 1;
+    let count_from = begun + LEAD_IN;
+    let end = begun + load.time + if is_counted { Duration::ZERO } else { LEAD_IN };
     let mut latencies = Vec::new();
     let mut clients = Vec::new();
     for _ in 0..kind.clients() {
@@ -366,7 +389,17 @@ fn drive(contender: &Contender, load: Load<'_>) -> Result<(Vec<Duration>, usize)
             .filter(|index| clients[*index].sent.is_some())
             .collect();
         if waiting.is_empty() {
-            return Ok((latencies, next.min(load.names)));
+            return Ok(Driven {
+                latencies,
+                names: next.min(load.names),
+                begun,
+                cpu,
+            });
+        }
+        if !is_counted && Instant::now() >= count_from {
+            is_counted = true;
+            latencies.clear();
+            (begun, cpu) = (Instant::now(), contender.cpu_seconds()?);
         }
         for index in answered(&clients, waiting)? {
             let client = &mut clients[index];
