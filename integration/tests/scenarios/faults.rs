@@ -1,6 +1,8 @@
 //! What goes wrong around the system: configuration, ports, damaged and full disks.
 
+use crate::curl::Curl;
 use crate::needs::{need, tool};
+use crate::object::LOGIN;
 use crate::{Outcome, Scenario};
 use anyhow::{Context as _, Result, ensure};
 use onggi_common_host::durable::{self, Visibility};
@@ -31,6 +33,10 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     (
         "faults::a_full_disk_refuses_uploads_and_keeps_what_is_there",
         full_disk,
+    ),
+    (
+        "faults::a_disk_that_fills_up_in_the_middle_of_an_upload_keeps_nothing_of_it",
+        filled_by_an_upload,
     ),
 ];
 
@@ -252,6 +258,79 @@ fn full_disk() -> Result<Outcome> {
             "no upload 20 s after space returned: {error:#}"
         );
         std::thread::sleep(Duration::from_millis(200));
+    }
+    Ok(Outcome::Passed)
+}
+
+/// Uploads that do not say how long they are, so that nobody can refuse them before, to nodes of one process, which write
+/// a body's blocks from one memory.
+fn filled_by_an_upload() -> Result<Outcome> {
+    if !rustix::process::geteuid().is_root() {
+        return Ok(Outcome::Skipped(
+            "mounting a small file system needs root".to_owned(),
+        ));
+    }
+    need!(tool("mount"));
+    let folder = tempfile::tempdir()?;
+    let state = folder.path().join("state");
+    let _disk = SmallDisk::mount(&state.join("object/devices"), "384M")?;
+    let system = System::start(Options {
+        state: Some(state),
+        single_process: true,
+        ..Options::objects(3, 3)
+    })?;
+    let curl = Curl::login(&system, LOGIN)?;
+    curl.put("/c", "")?;
+    let (kept, long) = (folder.path().join("kept"), folder.path().join("long"));
+    let mut content = vec![0; 8 << 20];
+    SystemEntropy.fill(&mut content);
+    durable::replace(&kept, &content, Visibility::World)?;
+    std::fs::File::create(&long)?.set_len(300 << 20)?;
+    let (status, said) = curl.call("/c/kept", &["-T", text(&kept)?])?;
+    ensure!(status == 201, "{status}: {said}");
+    for round in 0..3 {
+        // The answer comes while curl is still sending, and may be lost when the connection is reset thereafter.
+        let command = format!(
+            "curl -sS -m 60 -X PUT -T '{}' -H 'Transfer-Encoding: chunked' -H 'X-Auth-Token: {}' -o /dev/null -w '%{{http_code}}' '{}/c/long' 2> /dev/null; true",
+            text(&long)?,
+            curl.token,
+            curl.url
+        );
+        let answer = run(Path::new("sh"), &["-c", &command], &[])?;
+        let status = String::from_utf8_lossy(&answer.stdout).into_owned();
+        ensure!(
+            !status.starts_with('2'),
+            "900 MiB went to a disk of 384: {status}"
+        );
+        let (status, _) = curl.call("/c/long", &["-I"])?;
+        ensure!(
+            status == 404,
+            "round {round}: the half of it is there: {status}"
+        );
+        let (status, listing) = curl.call("/c", &[])?;
+        ensure!(status == 200 && listing == "kept\n", "{status}: {listing}");
+    }
+    let back = folder.path().join("back");
+    let (status, _) = curl.call("/c/kept", &["-o", text(&back)?])?;
+    ensure!(
+        status == 200 && std::fs::read(&back)? == content,
+        "{status}: what was there came back different"
+    );
+    // Nothing of the uploads takes space any more.
+    let deadline = std::time::Instant::now() + Duration::from_secs(20);
+    for number in 0..6 {
+        let path = format!("/c/again-{number}");
+        loop {
+            let (status, said) = curl.call(&path, &["-T", text(&kept)?])?;
+            if status == 201 {
+                break;
+            }
+            ensure!(
+                std::time::Instant::now() < deadline,
+                "no upload 20 s after space returned: {status} {said}"
+            );
+            std::thread::sleep(Duration::from_millis(200));
+        }
     }
     Ok(Outcome::Passed)
 }
