@@ -203,20 +203,31 @@ impl Drop for SmallDisk {
     }
 }
 
-fn full_disk() -> Result<Outcome> {
+/// Whether a small file system can be mounted.
+fn mounting() -> Result<(), Outcome> {
     if !rustix::process::geteuid().is_root() {
-        return Ok(Outcome::Skipped(
+        return Err(Outcome::Skipped(
             "mounting a small file system needs root".to_owned(),
         ));
     }
-    need!(tool("mount"));
-    let folder = tempfile::tempdir()?;
-    let state = folder.path().join("state");
-    let _disk = SmallDisk::mount(&state.join("object/devices"), "384M")?;
+    tool("mount").map(drop)
+}
+
+/// A file system of 384 MiB, and a system whose devices share it. The system is to be dropped first.
+fn on_small_disk(folder: &Path, options: Options) -> Result<(SmallDisk, System)> {
+    let state = folder.join("state");
+    let disk = SmallDisk::mount(&state.join("object/devices"), "384M")?;
     let system = System::start(Options {
         state: Some(state),
-        ..Options::objects(3, 3)
+        ..options
     })?;
+    Ok((disk, system))
+}
+
+fn full_disk() -> Result<Outcome> {
+    need!(mounting());
+    let folder = tempfile::tempdir()?;
+    let (_disk, system) = on_small_disk(folder.path(), Options::objects(3, 3))?;
     let environment = system.v1("test:tester");
     let objctl = |arguments: &[&str]| run(&program("objctl")?, arguments, &environment);
     let file = folder.path().join("file");
@@ -265,20 +276,13 @@ fn full_disk() -> Result<Outcome> {
 /// Uploads that do not say how long they are, so that nobody can refuse them before, to nodes of one process, which write
 /// a body's blocks from one memory.
 fn filled_by_an_upload() -> Result<Outcome> {
-    if !rustix::process::geteuid().is_root() {
-        return Ok(Outcome::Skipped(
-            "mounting a small file system needs root".to_owned(),
-        ));
-    }
-    need!(tool("mount"));
+    need!(mounting());
     let folder = tempfile::tempdir()?;
-    let state = folder.path().join("state");
-    let _disk = SmallDisk::mount(&state.join("object/devices"), "384M")?;
-    let system = System::start(Options {
-        state: Some(state),
+    let together = Options {
         single_process: true,
         ..Options::objects(3, 3)
-    })?;
+    };
+    let (_disk, system) = on_small_disk(folder.path(), together)?;
     let curl = Curl::login(&system, LOGIN)?;
     curl.put("/c", "")?;
     let (kept, long) = (folder.path().join("kept"), folder.path().join("long"));
@@ -291,16 +295,22 @@ fn filled_by_an_upload() -> Result<Outcome> {
     for round in 0..3 {
         // The answer comes while curl is still sending, and may be lost when the connection is reset thereafter.
         let command = format!(
-            "curl -sS -m 60 -X PUT -T '{}' -H 'Transfer-Encoding: chunked' -H 'X-Auth-Token: {}' -o /dev/null -w '%{{http_code}}' '{}/c/long' 2> /dev/null; true",
+            "curl -sS -m 60 -X PUT -T '{}' -H 'Transfer-Encoding: chunked' -H 'X-Auth-Token: {}' -o /dev/null -w '%{{http_code}} %{{size_upload}}' '{}/c/long' 2> /dev/null; true",
             text(&long)?,
             curl.token,
             curl.url
         );
         let answer = run(Path::new("sh"), &["-c", &command], &[])?;
-        let status = String::from_utf8_lossy(&answer.stdout).into_owned();
+        let answer = String::from_utf8_lossy(&answer.stdout).into_owned();
+        let (status, sent) = answer.split_once(' ').context("curl said nothing")?;
         ensure!(
             !status.starts_with('2'),
             "900 MiB went to a disk of 384: {status}"
+        );
+        let sent: u64 = sent.trim().parse()?;
+        ensure!(
+            sent > 32 << 20,
+            "refused after {sent} bytes, not in the middle"
         );
         let (status, _) = curl.call("/c/long", &["-I"])?;
         ensure!(

@@ -86,7 +86,7 @@ fn cut_region(image: &Image, operations: usize, cuts: usize, fault: Fault) -> Re
     let mut check = VolumeCheck::of_region(SEED, operations)?;
     let torn = check.torn(&recording.log);
     println!("    {torn} sectors were changed while the disk read them");
-    // A microsecond is left in which it can happen; one that a cut finds is a loss in any case.
+    // A moment is left in which it can happen; one that a cut finds is a loss in any case.
     ensure!(
         torn == 0 || !needs::long(),
         "the target writes over pages that are on their way to the disk"
