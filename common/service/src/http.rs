@@ -4,6 +4,7 @@
 
 mod chunks;
 mod lenient_target;
+mod linger;
 mod malformed_target;
 mod strict_head;
 
@@ -400,10 +401,29 @@ pub async fn serve_connection<S, H>(
     };
     if let Err(error) = ended {
         tracing::debug!(%error, %peer, "a connection ended early");
-        let stream = connection.into_parts().io.into_inner();
-        if let Err(error) = stream.finish(&*refusing).await {
-            tracing::debug!(%error, %peer, "a refusal could not be sent");
-        }
+    }
+    let stream = connection.into_parts().io.into_inner();
+    if let Err(error) = finish(stream, &*refusing, &drain).await {
+        tracing::debug!(%error, %peer, "the last answer may not have arrived");
+    }
+}
+
+/// Ends a connection so that its client gets the last answer.
+async fn finish<S, H>(
+    stream: Watched<Lenient<S>>,
+    refusing: &H,
+    drain: &Drain,
+) -> std::io::Result<()>
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    H: Handler,
+{
+    let Some(stream) = stream.refuse(refusing).await?.into_unfinished() else {
+        return Ok(());
+    };
+    tokio::select! {
+        lingered = linger::linger(stream) => lingered,
+        () = drain.requested() => Ok(()),
     }
 }
 
@@ -583,6 +603,61 @@ mod tests {
             "{answer}"
         );
         assert!(answer.ends_with("\r\n\r\n/?%3C%60%3E "), "{answer}");
+    }
+
+    /// Refuses as soon as it has the head.
+    struct NoRoom;
+    impl Handler for NoRoom {
+        async fn handle(&self, mut request: Request) -> Response {
+            drop(request.body_mut().frame().await);
+            let mut response = Response::new(full("no room"));
+            *response.status_mut() = http::StatusCode::INSUFFICIENT_STORAGE;
+            response
+        }
+    }
+
+    #[tokio::test]
+    async fn whoever_still_sends_gets_the_refusal() {
+        const SENT: usize = 32 << 20;
+        for length in ["transfer-encoding: chunked", "content-length: 33554432"] {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let address = listener.local_addr().unwrap();
+            let drain = Drain::new();
+            let limits = Limits::default();
+            let server = tokio::spawn(serve(listener, Arc::new(NoRoom), limits, drain.clone()));
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            let head = format!("PUT / HTTP/1.1\r\nhost: x\r\n{length}\r\n\r\n2000000\r\n");
+            stream.write_all(head.as_bytes()).await.unwrap();
+            // As clients do that look for an answer only when they have sent all.
+            stream.write_all(&vec![b'x'; SENT - 9]).await.unwrap();
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).await.unwrap();
+            assert!(
+                answer.starts_with("HTTP/1.1 507 ") && answer.ends_with("no room"),
+                "{answer}"
+            );
+            drain.begin();
+            server.await.unwrap();
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_never_closes_is_not_waited_for_long() {
+        let (near, far) = tokio::io::duplex(64 << 10);
+        let began = tokio::time::Instant::now();
+        linger::linger(near).await.unwrap();
+        assert!(began.elapsed() <= Duration::from_secs(6));
+        drop(far);
+        let (near, mut far) = tokio::io::duplex(64 << 10);
+        let sending = tokio::spawn(async move {
+            while far.write_all(b"more").await.is_ok() {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        });
+        let began = tokio::time::Instant::now();
+        linger::linger(near).await.unwrap();
+        assert!(began.elapsed() <= Duration::from_secs(31));
+        sending.await.unwrap();
     }
 
     #[tokio::test]

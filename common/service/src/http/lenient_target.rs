@@ -94,6 +94,11 @@ impl<S> Lenient<S> {
         }
     }
 
+    /// The stream below, unless the last request was read to its end: its client may still be sending.
+    pub(super) fn into_unfinished(self) -> Option<S> {
+        (self.place != Place::Method || !self.held.is_empty()).then_some(self.inner)
+    }
+
     /// Follows bytes as far as they are of one kind: to the end of a head or of a body, and to the first byte that is to
     /// be encoded or refused. Returns how many that are.
     fn follow(&mut self, bytes: &[u8]) -> usize {

@@ -11,7 +11,7 @@ use core::task::{Context, Poll, ready};
 use core::time::Duration;
 use http::{HeaderValue, Method, header};
 use std::io::{self, IoSlice};
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 
 /// The longest method looked for in a request line.
 const METHOD_BYTES_MAX: usize = 32;
@@ -19,10 +19,8 @@ const METHOD_BYTES_MAX: usize = 32;
 const OWN_ANSWER_BYTES_MAX: usize = 160;
 /// Bytes of a refusal's body.
 const REFUSAL_BYTES_MAX: usize = 64 << 10;
-/// How long the client may take to receive the refusal, and what it still sends is read, so that it is not reset.
-const LINGER: Duration = Duration::from_secs(2);
-/// Bytes read meanwhile.
-const LINGER_BYTES_MAX: u64 = 256 << 10;
+/// How long the client may take to receive the refusal.
+const REFUSAL_TIME_MAX: Duration = Duration::from_secs(2);
 
 /// The method of a request line whose target is no UTF-8.
 fn malformed(chunk: &[u8]) -> Option<Method> {
@@ -62,29 +60,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Watched<S> {
         }
     }
 
-    /// Sends the service's answer instead of the one that was held back, if one was.
+    /// Sends the service's answer instead of the one that was held back, if one was. Returns the stream that was looked on.
     ///
     /// # Errors
-    /// When the client is gone.
-    pub(super) async fn finish<H: Handler>(self, handler: &H) -> io::Result<()> {
-        let Some(method) = self.malformed.filter(|_| !self.held.is_empty()) else {
-            return Ok(());
-        };
-        let answer = match handler.refuse_target(&method) {
-            Some(response) => written(response, &method).await,
-            None => self.held.into(),
-        };
-        let mut stream = self.inner;
-        let linger = async {
-            stream.write_all(&answer).await?;
-            stream.shutdown().await?;
-            let mut rest = stream.take(LINGER_BYTES_MAX);
-            tokio::io::copy(&mut rest, &mut tokio::io::sink()).await
-        };
-        match tokio::time::timeout(LINGER, linger).await {
-            Ok(sent) => sent.map(drop),
-            Err(_elapsed) => Ok(()),
+    /// When the client is gone, or does not take the answer in time.
+    pub(super) async fn refuse<H: Handler>(mut self, handler: &H) -> io::Result<S> {
+        if let Some(method) = self.malformed.filter(|_| !self.held.is_empty()) {
+            let answer = match handler.refuse_target(&method) {
+                Some(response) => written(response, &method).await,
+                None => self.held.into(),
+            };
+            tokio::time::timeout(REFUSAL_TIME_MAX, self.inner.write_all(&answer)).await??;
         }
+        Ok(self.inner)
     }
 
     /// Whether bytes the library writes are held back.
