@@ -7,7 +7,9 @@
 //! What is cut has to look torn and must not have been acknowledged:
 //! - The record ends a sector in zeros, or has no header. A flipped bit does neither.
 //! - Each batch says up to which sequence number all was on stable storage before it ([`Watermark`]). A later record
-//!   that says so of the torn one proves damage: then nothing is cut, and RocksDB refuses.
+//!   that says so of the torn one proves damage: then nothing is cut, and RocksDB refuses. A batch may hold what a client has
+//!   sent, and that may look like a record: a proof has to have the number that the batches before the torn one have,
+//!   which is drawn each time a store is opened and is told to nobody.
 //!
 //! What cannot be told from a torn write: zeros in the last two batches before a crash that the disk itself has lost after
 //! it said that they were on stable storage. Nothing after them has proved them; what is cut off is kept for such a case.
@@ -18,7 +20,9 @@ use super::super::marker::DB_DIR;
 use super::damage::files_with_extension;
 use crate::error::OpenError;
 use core::sync::atomic::{AtomicU64, Ordering};
+use onggi_common_host::Entropy as _;
 use onggi_common_host::durable::{self, Visibility};
+use onggi_common_host::entropy::SystemEntropy;
 use std::fs::File;
 use std::io::{self, Read, Seek as _, SeekFrom};
 use std::path::Path;
@@ -26,6 +30,8 @@ use std::path::Path;
 const BLOCK_BYTES: usize = 32 << 10;
 /// Checksum (4), length (2), kind (1).
 const HEADER_BYTES: usize = 7;
+/// The last kind of record there may be in the logs of a store.
+const KIND_MAX: u8 = 11;
 const SECTOR_BYTES: usize = 512;
 /// So many zeros at the end of a sector, and it counts as not written to its end.
 const ZEROS_MIN: usize = 16;
@@ -38,32 +44,55 @@ const REMNANT_BYTES_MAX: u64 = 64 << 20;
 const BATCH_HEAD_BYTES: usize = 12;
 /// RocksDB's tag for data that is in the log only.
 const TAG_LOG_DATA: u8 = 3;
-const WATERMARK_TAG: u8 = b'S';
-const WATERMARK_BYTES: usize = 9;
+const WATERMARK_TAG: u8 = b'T';
+/// The tag (1), the sequence number (8), the store's number (8).
+const WATERMARK_BYTES: usize = 17;
+/// That of builds before, without a store's number.
+const PLAIN_WATERMARK_TAG: u8 = b'S';
+const PLAIN_WATERMARK_BYTES: usize = 9;
 /// A batch's head, and a watermark with its tag and length.
 const PREFIX_BYTES: usize = BATCH_HEAD_BYTES + 2 + WATERMARK_BYTES;
 
 /// Up to which sequence number everything is on stable storage.
 #[derive(Debug)]
-pub(super) struct Watermark(AtomicU64);
+pub(super) struct Watermark {
+    on_disk: AtomicU64,
+    /// Drawn when the store is opened.
+    store: [u8; 8],
+}
 
 impl Watermark {
-    pub(super) const fn new(sequence: u64) -> Self {
-        Self(AtomicU64::new(sequence))
+    pub(super) fn new(sequence: u64) -> Self {
+        let mut store = [0; 8];
+        SystemEntropy.fill(&mut store);
+        Self {
+            on_disk: AtomicU64::new(sequence),
+            store,
+        }
     }
 
     /// What a batch carries in the log.
     pub(super) fn mark(&self) -> [u8; WATERMARK_BYTES] {
         let mut mark = [WATERMARK_TAG; WATERMARK_BYTES];
-        let sequence = self.0.load(Ordering::Acquire);
-        mark[1..].copy_from_slice(&sequence.to_le_bytes());
+        let sequence = self.on_disk.load(Ordering::Acquire);
+        mark[1..9].copy_from_slice(&sequence.to_le_bytes());
+        mark[9..].copy_from_slice(&self.store);
         mark
     }
 
     /// A sync that began when this was the newest sequence number has succeeded.
     pub(super) fn rise(&self, sequence: u64) {
-        self.0.fetch_max(sequence, Ordering::AcqRel);
+        self.on_disk.fetch_max(sequence, Ordering::AcqRel);
     }
+}
+
+/// What a batch says in the log beside its rows.
+#[derive(Debug, Clone, Copy)]
+struct Mark {
+    /// Up to which sequence number everything was on stable storage before it.
+    on_disk: u64,
+    /// The store's number; none in batches of builds before.
+    store: Option<[u8; 8]>,
 }
 
 /// The first bytes of a record that may be spread over several fragments.
@@ -88,12 +117,17 @@ impl Prefix {
         sequence.checked_add(u64::from(count))
     }
 
-    fn watermark(&self) -> Option<u64> {
+    fn mark(&self) -> Option<Mark> {
         let [tag, length, kind] = self.number(BATCH_HEAD_BYTES)?;
-        let is_ours =
-            tag == TAG_LOG_DATA && usize::from(length) == WATERMARK_BYTES && kind == WATERMARK_TAG;
-        let sequence = self.number(BATCH_HEAD_BYTES + 3)?;
-        is_ours.then(|| u64::from_le_bytes(sequence))
+        let on_disk = u64::from_le_bytes(self.number(BATCH_HEAD_BYTES + 3)?);
+        let store = match (tag, usize::from(length), kind) {
+            (TAG_LOG_DATA, WATERMARK_BYTES, WATERMARK_TAG) => {
+                Some(self.number(BATCH_HEAD_BYTES + 11)?)
+            }
+            (TAG_LOG_DATA, PLAIN_WATERMARK_BYTES, PLAIN_WATERMARK_TAG) => None,
+            _ => return None,
+        };
+        Some(Mark { on_disk, store })
     }
 }
 
@@ -142,6 +176,10 @@ fn fragment(block: &[u8], at: usize) -> Fragment<'_> {
     let Some(payload) = rest.get(..length) else {
         return Fragment::Short;
     };
+    if kind > KIND_MAX {
+        // Behind a tear every byte is looked at: most are told from a record without summing up what would be its bytes.
+        return Fragment::Bad { end };
+    }
     let checksum = crc32c::crc32c_append(crc32c::crc32c(&[kind]), payload);
     if masked(checksum) != u32::from_le_bytes([a, b, c, d]) {
         return Fragment::Bad { end };
@@ -196,6 +234,8 @@ struct Scan {
     begun: Option<u64>,
     prefix: Prefix,
     next: Option<u64>,
+    /// The store's number in the batches before the tear.
+    store: Option<[u8; 8]>,
     tear: Option<Tear>,
     /// Nothing is to be cut.
     is_over: bool,
@@ -267,12 +307,16 @@ impl Scan {
 
     /// A whole record.
     fn record(&mut self) {
-        match (self.tear, self.prefix.watermark()) {
-            (None, _) => self.next = self.prefix.next(),
-            (Some(tear), Some(watermark)) => {
-                self.is_over = tear.sequence.is_none_or(|torn| watermark >= torn);
+        match (self.tear, self.prefix.mark()) {
+            (None, mark) => {
+                self.next = self.prefix.next();
+                self.store = mark.and_then(|mark| mark.store).or(self.store);
             }
-            (Some(_), None) => {}
+            // Where nothing stands before the tear nobody's number is known.
+            (Some(tear), Some(mark)) if self.store.is_none() || mark.store == self.store => {
+                self.is_over = tear.sequence.is_none_or(|torn| mark.on_disk >= torn);
+            }
+            (Some(_), _) => {}
         }
     }
 }

@@ -16,13 +16,16 @@ fn logged(rows: u8) -> (tempfile::TempDir, PathBuf) {
         store.write(&batch, Durability::Synced).unwrap();
     }
     drop(store);
-    let logs = std::fs::read_dir(dir.path().join("db")).unwrap();
-    let log = logs
-        .map(|entry| entry.unwrap().path())
+    let log = newest_log(dir.path());
+    (dir, log)
+}
+
+fn newest_log(dir: &Path) -> PathBuf {
+    let logs = std::fs::read_dir(dir.join("db")).unwrap();
+    logs.map(|entry| entry.unwrap().path())
         .filter(|path| path.extension().is_some_and(|end| end == "log"))
         .max()
-        .unwrap();
-    (dir, log)
+        .unwrap()
 }
 
 /// Where a row's value begins and ends in the log.
@@ -129,6 +132,46 @@ fn m3_a_flipped_bit_in_the_last_write_is_damage() {
     });
     let error = RocksStore::open(dir.path(), &options()).unwrap_err();
     assert!(matches!(error, OpenError::Damaged { .. }), "{error}");
+}
+
+/// What looks like the record of a batch that says of all before it that it was on stable storage.
+fn forged(tag: u8, length: u8) -> Vec<u8> {
+    let mut mark = vec![3, length, tag];
+    mark.extend_from_slice(&(u64::MAX >> 1).to_le_bytes());
+    mark.resize(2 + usize::from(length), 7);
+    let sequence = (u64::MAX >> 1) + 1;
+    let payload = [&sequence.to_le_bytes()[..], &1u32.to_le_bytes(), &mark].concat();
+    let summed = crc32c::crc32c(&[&[1], payload.as_slice()].concat());
+    let masked = summed.rotate_right(15).wrapping_add(0xa282_ead8);
+    let length = u16::try_from(payload.len()).unwrap();
+    [
+        &masked.to_le_bytes()[..],
+        &length.to_le_bytes(),
+        &[1],
+        &payload,
+    ]
+    .concat()
+}
+
+#[test]
+fn m1_what_a_client_has_sent_proves_no_damage() {
+    for forged in [forged(b'S', 9), forged(b'T', 17)] {
+        let (dir, _) = logged(29);
+        let store = open(dir.path());
+        put(&store, &[29], b"x");
+        let mut batch = Batch::new();
+        let value = [vec![30; 2_000], forged.clone(), vec![30; 100], forged].concat();
+        batch.put(JARS, [30], value);
+        store.write(&batch, Durability::Synced).unwrap();
+        drop(store);
+        let log = newest_log(dir.path());
+        change(&log, |bytes| {
+            let sector = sectors(value_of(bytes, 30)).next().unwrap();
+            bytes[sector].fill(0);
+        });
+        assert_eq!(rows(&dir), (1..30).collect::<Vec<u8>>());
+        assert!(dir.path().join("TORN").is_file());
+    }
 }
 
 proptest! {
