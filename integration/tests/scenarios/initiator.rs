@@ -2,7 +2,7 @@
 
 use crate::needs::{initiator_guest, long, need};
 use crate::{Outcome, Scenario};
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use onggi_common_units::ByteCount;
 use onggi_integration::exported::{Exported, USER, free_portals, from_guest};
 use onggi_integration::guest::{FILES, Guest, GuestFile, Image, Options, System};
@@ -449,6 +449,10 @@ fn target_killed() -> Result<Outcome> {
 
 const MULTIPATH: &str = "defaults {\n  user_friendly_names no\n  find_multipaths no\n  polling_interval 1\n  max_polling_interval 2\n  path_grouping_policy multibus\n}\nblacklist {\n  devnode \"^vd\"\n}\n";
 
+/// How long a path may take to come back. A login that began while nothing answered has to be given up first, by default after
+/// 15 s, and the guest is emulated.
+const PATH_BACK_WITHIN: Duration = Duration::from_secs(120);
+
 fn multipath() -> Result<Outcome> {
     let image = need!(initiator_guest());
     let portals = free_portals(2)?;
@@ -490,9 +494,21 @@ fn multipath() -> Result<Outcome> {
             .await_success(failed, Duration::from_secs(60))?;
         attached.await_fio()?;
         relay.open();
-        attached
-            .guest
-            .await_success(active, Duration::from_secs(60))?;
+        let opened = Instant::now();
+        let back = attached.guest.await_success(active, PATH_BACK_WITHIN);
+        if let Err(error) = back {
+            let seen = attached
+                .guest
+                .ask("multipath -ll; iscsiadm -m session -P 1; dmesg | tail -n 20")?;
+            bail!(
+                "round {round}: the path is not back: {error:#}; {}",
+                seen.output
+            );
+        }
+        println!(
+            "    round {round}: both paths are there again after {:?}",
+            opened.elapsed()
+        );
     }
     let guest = &attached.guest;
     let errors = guest.ask("dmesg | grep 'I/O error' | grep dm-")?;
