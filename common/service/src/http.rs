@@ -471,8 +471,7 @@ mod tests {
         let mut stream = TcpStream::connect(address).await.unwrap();
         stream.write_all(bytes).await.unwrap();
         let mut answer = Vec::new();
-        // A server that closes with unread input resets the connection: what came before counts.
-        drop(stream.read_to_end(&mut answer).await);
+        stream.read_to_end(&mut answer).await.unwrap();
         drain.begin();
         server.await.unwrap();
         String::from_utf8_lossy(&answer).into_owned()
@@ -620,24 +619,15 @@ mod tests {
     async fn whoever_still_sends_gets_the_refusal() {
         const SENT: usize = 32 << 20;
         for length in ["transfer-encoding: chunked", "content-length: 33554432"] {
-            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-            let address = listener.local_addr().unwrap();
-            let drain = Drain::new();
-            let limits = Limits::default();
-            let server = tokio::spawn(serve(listener, Arc::new(NoRoom), limits, drain.clone()));
-            let mut stream = TcpStream::connect(address).await.unwrap();
             let head = format!("PUT / HTTP/1.1\r\nhost: x\r\n{length}\r\n\r\n2000000\r\n");
-            stream.write_all(head.as_bytes()).await.unwrap();
+            let mut request = head.into_bytes();
+            request.resize(request.len() + SENT - 9, b'x');
             // As clients do that look for an answer only when they have sent all.
-            stream.write_all(&vec![b'x'; SENT - 9]).await.unwrap();
-            let mut answer = String::new();
-            stream.read_to_string(&mut answer).await.unwrap();
+            let answer = ask(NoRoom, Limits::default(), &request).await;
             assert!(
                 answer.starts_with("HTTP/1.1 507 ") && answer.ends_with("no room"),
                 "{answer}"
             );
-            drain.begin();
-            server.await.unwrap();
         }
     }
 
@@ -646,7 +636,8 @@ mod tests {
         let (near, far) = tokio::io::duplex(64 << 10);
         let began = tokio::time::Instant::now();
         linger::linger(near).await.unwrap();
-        assert!(began.elapsed() <= Duration::from_secs(6));
+        let quiet = began.elapsed().as_secs();
+        assert!((5..=6).contains(&quiet), "{quiet} s");
         drop(far);
         let (near, mut far) = tokio::io::duplex(64 << 10);
         let sending = tokio::spawn(async move {
@@ -656,7 +647,8 @@ mod tests {
         });
         let began = tokio::time::Instant::now();
         linger::linger(near).await.unwrap();
-        assert!(began.elapsed() <= Duration::from_secs(31));
+        let busy = began.elapsed().as_secs();
+        assert!((30..=31).contains(&busy), "{busy} s");
         sending.await.unwrap();
     }
 

@@ -449,8 +449,7 @@ fn target_killed() -> Result<Outcome> {
 
 const MULTIPATH: &str = "defaults {\n  user_friendly_names no\n  find_multipaths no\n  polling_interval 1\n  max_polling_interval 2\n  path_grouping_policy multibus\n}\nblacklist {\n  devnode \"^vd\"\n}\n";
 
-/// How long a path may take to come back. A login that began while nothing answered has to be given up first, by default after
-/// 15 s, and the guest is emulated.
+/// How long a path may take to come back. It takes up to 17 s as a rule, and once took more than 60; why is not known.
 const PATH_BACK_WITHIN: Duration = Duration::from_secs(120);
 
 fn multipath() -> Result<Outcome> {
